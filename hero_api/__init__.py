@@ -1,0 +1,1 @@
+"""The hero API: the FastAPI tutorial's hero service, asynchronous and made real."""

@@ -1,0 +1,49 @@
+"""How errors are answered: each as JSON with a `detail`, as FastAPI does."""
+
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
+
+from hero_api.errors import HeroError
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let `app` answer domain errors, and remedy three of FastAPI's own answers."""
+    app.add_exception_handler(HeroError, _hero_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(405, _method_not_allowed)
+
+
+async def _hero_error(_request: Request, error: Exception) -> Response:
+    error = cast(HeroError, error)
+    return JSONResponse({"detail": error.detail}, error.status, error.headers)
+
+
+async def _validation_error(_request: Request, error: Exception) -> Response:
+    problems = cast(RequestValidationError, error).errors()
+    try:
+        return JSONResponse({"detail": jsonable_encoder(problems)}, 422)
+    except (ValueError, RecursionError):
+        # The input cannot be written as JSON: NaN, lone surrogates, bytes, deep nesting.
+        for problem in problems:
+            problem.pop("input", None)
+            problem.pop("ctx", None)
+        return JSONResponse({"detail": jsonable_encoder(problems)}, 422)
+
+
+async def _method_not_allowed(request: Request, error: Exception) -> Response:
+    # Starlette names the methods of the first route that matches the path, not of them all.
+    matching = (
+        route.methods or set()
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
+    )
+    allow = {"Allow": ", ".join(sorted(set().union(*matching)))}
+    answer = cast(HTTPException, error)
+    return await http_exception_handler(request, HTTPException(405, answer.detail, allow))

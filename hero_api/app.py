@@ -1,0 +1,56 @@
+"""The application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+
+from hero_api import operations, routes
+from hero_api.answers import add_error_handlers
+from hero_api.coalescing import Lanes
+from hero_api.database import open_database
+from hero_api.guard import Guard
+from hero_api.models import Problem
+from hero_api.settings import Settings
+
+_EVERYWHERE = {
+    400: "The body cannot be parsed",
+    413: "The body is too large",
+    500: "A stored hero is damaged, or an error that the log has",
+    503: "The database is not available now; `detail` says whether anything was done",
+    507: "The database has no room left",
+}
+_NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Make an application of its own; without `settings`, those of the environment."""
+    settings = settings or Settings.from_environment()
+    app = FastAPI(
+        title="Hero API",
+        lifespan=_lifespan,
+        telemetry=_NO_TELEMETRY,
+        responses={
+            status: {"model": Problem, "description": description}
+            for status, description in _EVERYWHERE.items()
+        },
+    )
+    app.state.settings = settings
+    app.add_middleware(Guard, max_body_size=settings.max_body_size)
+    add_error_handlers(app)
+    app.include_router(routes.router)
+    app.include_router(operations.router)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    lanes = Lanes(max_waiting=settings.max_waiting, timeout=settings.request_timeout)
+    async with open_database(settings, lanes.info) as database:
+        # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.
+        app.state.lanes = lanes
+        app.state.database = database
+        yield
+        await lanes.close()

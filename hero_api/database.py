@@ -1,0 +1,194 @@
+"""The database: its engines, its sessions, and the file that SQLite keeps it in."""
+
+import asyncio
+import os
+import sqlite3
+import urllib.parse
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, event, inspect, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from hero_api.errors import StartError
+from hero_api.models import Hero
+from hero_api.settings import Settings
+
+_OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
+_MAGIC = b"SQLite format 3\0"
+_COLUMNS = {"id", "name", "age", "secret_name"}
+
+
+class ReadOnlySession(AsyncSession):
+    """A session that reads, in autocommit, on a connection that refuses to write."""
+
+
+class ReadWriteSession(ReadOnlySession):
+    """A session that writes; on SQLite it has the database's one writing connection."""
+
+
+class Database:
+    """The engines of one application. `info` is what each session brings along."""
+
+    def __init__(self, settings: Settings, info: Mapping[str, Any]) -> None:
+        url = _existing_file(settings.url)
+        self._busy_timeout = settings.busy_timeout
+        self._info = dict(info)
+        self._writer = create_async_engine(
+            url, pool_size=1, max_overflow=0, pool_timeout=settings.request_timeout
+        )
+        self._reader = create_async_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_size=settings.read_connections,
+            max_overflow=0,
+            pool_timeout=settings.request_timeout,
+        )
+        pragmas = [
+            f"busy_timeout={int(settings.busy_timeout * 1000)}",
+            f"synchronous={settings.synchronous}",
+            "foreign_keys=ON",
+            "journal_size_limit=67108864",
+        ]
+        _set_on_connect(self._writer, pragmas)
+        _set_on_connect(self._reader, [*pragmas, "query_only=ON"])
+        event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+
+    def read_session(self) -> ReadOnlySession:
+        """Construct a session that reads; nothing is opened until a batch runs on it."""
+        return ReadOnlySession(self._reader, info=self._info)
+
+    def write_session(self) -> ReadWriteSession:
+        """Construct a session that writes; nothing is opened until a batch runs on it."""
+        return ReadWriteSession(self._writer, info=self._info)
+
+    async def prepare(self) -> None:
+        """Make the table where there is none; another schema is refused before any write."""
+        async with self._reader.connect() as connection:
+            columns = await connection.run_sync(_hero_columns)
+        if columns and not columns >= _COLUMNS:
+            message = f"it has a table hero with other columns ({', '.join(sorted(columns))})"
+            raise StartError(message)
+        await self._use_wal()
+        if not columns:
+            async with self._writer.begin() as connection:
+                table = Hero.metadata.tables["hero"]
+                await connection.run_sync(Hero.metadata.create_all, tables=[table])
+
+    async def close(self) -> None:
+        """Close every connection; the last one, the writer's, leaves no `-wal` file behind."""
+        # The last connection out checkpoints: let it be the one that writes.
+        await self._reader.dispose()
+        try:
+            await self._pragma("wal_checkpoint(TRUNCATE)")
+        finally:
+            await self._writer.dispose()
+
+    async def _use_wal(self) -> None:
+        # When several processes switch one file, SQLite fails at once instead of waiting.
+        async with asyncio.timeout(self._busy_timeout):
+            while True:
+                try:
+                    return await self._pragma("journal_mode=WAL")
+                except OperationalError as error:
+                    if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                        raise
+                    await asyncio.sleep(0.01)
+
+    async def _pragma(self, pragma: str) -> None:
+        async with self._writer.connect() as connection:
+            # Past SQLAlchemy's transaction: these two pragmas cannot run inside one.
+            raw = await connection.get_raw_connection()
+            driver_connection = raw.driver_connection
+            assert driver_connection is not None  # noqa: S101 - it was just connected
+            await driver_connection.execute_fetchall(f"PRAGMA {pragma}")
+
+
+@asynccontextmanager
+async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIterator[Database]:
+    """Open the database, make its table where there is none, and close it at the end.
+
+    Raises `StartError`, one line, for a database that cannot be used; its file is untouched.
+    """
+    path = Path(settings.url.database or "")
+    _check_file(path)
+    database = Database(settings, info)
+    try:
+        try:
+            await database.prepare()
+        except (DBAPIError, TimeoutError) as error:
+            reason = (
+                error.orig if isinstance(error, DBAPIError) else "another process has locked it"
+            )
+            raise _unusable(path, str(reason)) from error
+        yield database
+    finally:
+        await database.close()
+
+
+async def ping(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
+    """Ask the database for an answer: a batch function."""
+    await session.execute(text("SELECT 1"))
+    return items
+
+
+def _unusable(path: Path, reason: str) -> StartError:
+    return StartError(f"The database {path} cannot be used: {reason}")
+
+
+def _check_file(path: Path) -> None:
+    """See that SQLite can work with the file, before SQLite could touch it; make an empty one."""
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
+    directory = path.absolute().parent
+    if not directory.is_dir():
+        raise _unusable(path, f"there is no directory {directory}; make it first")
+    if path.is_dir():
+        raise _unusable(path, "it is a directory; name a file")
+    if not os.access(directory, os.W_OK):
+        raise _unusable(path, f"the directory {directory} cannot be written")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise _unusable(path, "the file cannot be read and written")
+    if path.exists():
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+        if head not in {b"", _MAGIC}:
+            raise _unusable(path, "it is not a SQLite database")
+    else:
+        # An empty file is an empty database; connections never make one.
+        path.touch()
+
+
+def _existing_file(url: URL) -> URL:
+    """Return a URL that opens the file but never makes it."""
+    path = urllib.parse.quote(str(Path(url.database or "").absolute()))
+    return url.set(database=f"file:{path}", query={**url.query, "mode": "rw", "uri": "true"})
+
+
+def _hero_columns(connection: Connection) -> set[str]:
+    inspector = inspect(connection)
+    if not inspector.has_table("hero"):
+        return set()
+    return {column["name"] for column in inspector.get_columns("hero")}
+
+
+def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
+    def connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        # sqlite3's own transaction control emits no BEGIN before a SELECT: none, then, but ours.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", connect)
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

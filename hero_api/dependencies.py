@@ -1,0 +1,32 @@
+"""What handlers ask for: sessions, ids and pages, as `Annotated` aliases.
+
+To let the handlers work on a session of your own, override `get_read_session` and
+`get_write_session`: each call is then served alone on it, and it is committed but not closed.
+"""
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Request
+
+from hero_api.database import ReadOnlySession, ReadWriteSession
+from hero_api.models import MAX_ID, MIN_ID, Page
+
+
+# These construct and do not open, so there is nothing to close: no `yield`. They are `async`
+# because FastAPI would run a plain function in a thread.
+async def get_read_session(request: Request) -> ReadOnlySession:
+    """Return a session that reads."""
+    session: ReadOnlySession = request.app.state.database.read_session()
+    return session
+
+
+async def get_write_session(request: Request) -> ReadWriteSession:
+    """Return a session that writes."""
+    session: ReadWriteSession = request.app.state.database.write_session()
+    return session
+
+
+ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
+WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
+HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
+PageQuery = Annotated[Page, Query()]

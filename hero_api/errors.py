@@ -1,0 +1,152 @@
+"""What can go wrong, as the domain says it: each error has a status and a message."""
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+
+class StartError(Exception):
+    """The service cannot start; the message is one line that says what to do."""
+
+
+class HeroError(Exception):
+    """An error that a client is answered with: `status`, and the message as `detail`."""
+
+    status = 500
+    headers: dict[str, str] | None = None
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class HeroNotFoundError(HeroError):
+    """There is no hero of that id."""
+
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Hero not found")
+
+
+class HeroExistsError(HeroError):
+    """The id that a client chose is taken."""
+
+    status = 409
+
+    def __init__(self, hero_id: int) -> None:
+        super().__init__(f"There is a hero of id {hero_id} already")
+
+
+class RefusedError(HeroError):
+    """A constraint of the database, one that is not the service's own, refuses the change."""
+
+    status = 409
+
+    def __init__(self) -> None:
+        super().__init__("A constraint of the database refuses this change")
+
+
+class DamagedHeroError(HeroError):
+    """A row holds what no hero can, such as a BLOB for a name."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A stored hero cannot be read: its row holds values of the wrong type or encoding. "
+            "Repair or delete the row in the database"
+        )
+
+
+class UnavailableError(HeroError):
+    """The database cannot serve now; nothing was changed."""
+
+    status = 503
+    headers = {"Retry-After": "1"}  # noqa: RUF012 - never changed
+
+
+class OverloadedError(UnavailableError):
+    """Too many requests wait already; this one was not begun."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many requests are waiting; nothing was done. Try again in a second")
+
+
+class ClosingError(UnavailableError):
+    """The service is stopping; this request was not begun."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is stopping; nothing was done. Try again in a second")
+
+
+class LateError(UnavailableError):
+    """The deadline passed before the database answered, and nothing was changed."""
+
+    def __init__(self) -> None:
+        super().__init__("The database did not answer in time; nothing was changed. Try again")
+
+
+class OutcomeUnknownError(UnavailableError):
+    """The database did not say whether the change was stored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database did not answer in time, or failed, while it stored the change; "
+            "whether it was stored is unknown. Read it before you try again"
+        )
+
+
+class BusyError(UnavailableError):
+    """Another process holds the lock that this change needs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another process holds the database's lock; nothing was changed. Try again in a second"
+        )
+
+
+class BrokenError(UnavailableError):
+    """The database cannot be read or written at all."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database cannot be read or written; nothing was changed. "
+            "Try again, and see the service's log if it stays so"
+        )
+
+
+class NoRoomError(UnavailableError):
+    """The database's disk or its page limit is full; nothing was changed."""
+
+    status = 507
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database has no room left; nothing was changed. "
+            "Make room or delete heroes, then try again"
+        )
+
+
+_BY_SQLITE_CODE = {
+    sqlite3.SQLITE_BUSY: BusyError,
+    sqlite3.SQLITE_LOCKED: BusyError,
+    sqlite3.SQLITE_FULL: NoRoomError,
+    sqlite3.SQLITE_CONSTRAINT: RefusedError,
+}
+
+
+def from_database(error: Exception) -> Exception:
+    """Return what a caller is told of an error that the database raised; others as they are."""
+    if isinstance(error, PoolTimeoutError):
+        return LateError()
+    if not isinstance(error, DBAPIError):
+        return error
+    if isinstance(error, IntegrityError):
+        return RefusedError()
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        # The low byte is the primary code; what is above it tells apart kinds of it.
+        return _BY_SQLITE_CODE.get(code & 0xFF, BrokenError)()
+    if "decode to UTF-8" in str(error.orig):
+        return DamagedHeroError()
+    return BrokenError()

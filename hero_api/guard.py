@@ -1,0 +1,66 @@
+"""What stands around the application: the size of a body, and errors that nobody foresaw."""
+
+import logging
+import uuid
+
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("hero_api")
+
+
+class Guard:
+    """Middleware: a body over `max_body_size` bytes is a 413; an unforeseen error a logged 500.
+
+    FastAPI's own limit answers text/plain where a Content-Length was declared, and Starlette
+    raises an error again after its 500, for which uvicorn closes the connection.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_size: int) -> None:
+        self.app = app
+        self.max_body_size = max_body_size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] in {"POST", "PATCH"}:
+            if _declared_size(scope) > self.max_body_size:
+                error = self._too_large()
+                response = JSONResponse({"detail": error.detail}, error.status_code)
+                await response(scope, receive, send)
+                return
+            receive = self._counted(receive)
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            request_id = uuid.uuid4().hex
+            logger.exception("request %s: %s %r", request_id, scope["method"], scope["path"])
+            detail = f"Internal Server Error; the log has it as request {request_id}"
+            response = JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
+            await response(scope, receive, send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def receive_counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_body_size:
+                raise self._too_large()
+            return message
+
+        return receive_counted
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The body is larger than {self.max_body_size} bytes")
+
+
+def _declared_size(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value)  # the server has refused what is not a number
+    return 0

@@ -1,0 +1,93 @@
+"""The hero: its table, and what clients send and get."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, StringConstraints
+from sqlalchemy import BigInteger, Column, Integer
+from sqlmodel import Field as TableField
+from sqlmodel import SQLModel
+
+MIN_ID, MAX_ID = -(2**63), 2**63 - 1
+MAX_CHOSEN_ID = 2**53 - 1
+MAX_AGE = 2**31 - 1
+_WITHOUT_NUL = r"^[^\u0000]*$"
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_WITHOUT_NUL)]
+SecretName = Annotated[
+    str, StringConstraints(min_length=1, max_length=10_000, pattern=_WITHOUT_NUL)
+]
+Age = Annotated[int, Field(ge=0, le=MAX_AGE)]
+
+
+class Hero(SQLModel, table=True):
+    """The table. AUTOINCREMENT keeps SQLite from giving a deleted hero's id to another."""
+
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int | None = TableField(
+        default=None,
+        # 64 bits on every engine; SQLite's AUTOINCREMENT wants the very word INTEGER.
+        sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+    )
+    name: str = TableField(index=True)
+    age: int | None = TableField(default=None, index=True)
+    secret_name: str
+
+
+class HeroCreate(BaseModel):
+    """A hero as a client sends it; an `id` that the client chose is honoured while it is free."""
+
+    id: int | None = Field(default=None, ge=1, le=MAX_CHOSEN_ID)
+    name: Name
+    age: Age | None = None
+    secret_name: SecretName
+
+
+class HeroUpdate(BaseModel):
+    """The changes to a hero: only the fields that were sent count; `age: null` clears the age."""
+
+    # These defaults are never stored: a factory keeps them out of the OpenAPI document.
+    name: Name = Field(default_factory=str)
+    age: Age | None = None
+    secret_name: SecretName = Field(default_factory=str)
+
+
+class Page(BaseModel, frozen=True):
+    """Which heroes to list, as query parameters: where to start, how many, which, counted or not.
+
+    Ages are inclusive.
+    """
+
+    offset: int = Field(default=0, ge=0, le=MAX_ID)
+    limit: int = Field(default=100, ge=0, le=100)
+    after: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
+    name: Name | None = None
+    min_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
+    max_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
+    count: bool = False
+
+    def following(self, after: int) -> dict[str, str]:
+        """Return the query of the page that follows the hero `after`: the same filters."""
+        query = self.model_dump(mode="json", exclude_defaults=True, exclude={"offset"})
+        return query | {"limit": self.limit, "after": after}
+
+
+class HeroPublic(BaseModel):
+    """A hero as it is answered. No constraints: a row that someone else wrote is served too."""
+
+    id: int
+    name: str
+    age: int | None
+    secret_name: str
+
+
+class Deleted(BaseModel):
+    """The answer to a delete."""
+
+    ok: bool = True
+
+
+class Problem(BaseModel):
+    """The answer to a request that could not be served."""
+
+    detail: str

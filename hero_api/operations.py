@@ -1,0 +1,67 @@
+"""What operators ask: is it alive, is it ready, how busy is it."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from hero_api import database
+from hero_api.coalescing import Lanes, coalesce
+from hero_api.dependencies import ReadSession, WriteSession
+from hero_api.errors import ClosingError, LateError
+from hero_api.models import Problem
+
+_READY_WITHIN = 1.0  # seconds
+
+router = APIRouter(tags=["operations"])
+
+_read_ping = coalesce(database.ping, name="read-ping")
+_write_ping = coalesce(database.ping, name="write-ping", writes=True)
+
+
+class Status(BaseModel):
+    """The answer to a probe."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/livez")
+async def read_livez() -> Status:
+    """Say that the process serves."""
+    return Status()
+
+
+@router.get("/readyz", responses={503: {"model": Problem}})
+async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession) -> Status:
+    """Say that the database answers a read and takes a write."""
+    if request.app.state.lanes.closed:
+        raise ClosingError
+    try:
+        async with asyncio.timeout(_READY_WITHIN):
+            await asyncio.gather(_read_ping(reads, None), _write_ping(writes, None))
+    except TimeoutError:
+        raise LateError from None
+    return Status()
+
+
+@router.get("/metrics", response_class=Response)
+async def read_metrics(request: Request) -> Response:
+    """Count the work of each lane, in Prometheus' text format."""
+    return Response(_metrics(request.app.state.lanes), media_type="text/plain; version=0.0.4")
+
+
+def _metrics(lanes: Lanes) -> str:
+    families = {
+        "batches": ("counter", "Batches that were begun."),
+        "items": ("counter", "Calls that were served in them."),
+        "refused": ("counter", "Calls that found too many waiting."),
+        "expired": ("counter", "Calls whose deadline passed."),
+        "waiting": ("gauge", "Calls that wait now."),
+    }
+    lines = []
+    for attribute, (kind, description) in families.items():
+        name = f"hero_api_lane_{attribute}" + ("_total" if kind == "counter" else "")
+        lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
+        lines += [f'{name}{{lane="{lane.name}"}} {getattr(lane, attribute)}' for lane in lanes]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,73 @@
+"""uvicorn, as `hero-api serve` runs it."""
+
+import asyncio
+import gc
+import signal
+import socket
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from rich.console import Console
+
+from hero_api.errors import StartError
+from hero_api.settings import Settings
+
+
+def serve(app: FastAPI, settings: Settings, host: str, port: int) -> None:
+    """Serve `app` until SIGTERM or SIGINT; then answer what was read, and return.
+
+    Raises `StartError`, one line, when the address or the database cannot be used.
+    """
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    # uvicorn raises the signal that ended it again, to end the process by it: a clean end is 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with _listen(host, port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as run:
+        run.run(_serve(app, settings, uvicorn.Server(config), listener))
+
+
+async def _serve(
+    app: FastAPI, settings: Settings, server: uvicorn.Server, listener: socket.socket
+) -> None:
+    # Not uvicorn's own lifespan: that prints a traceback when the start fails.
+    async with app.router.lifespan_context(app):
+        _announce(settings, listener)
+        # What was imported lives for ever: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await server.serve(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        message = (
+            f"Cannot listen on {host} port {port}: {error.strerror or error}; try another --port"
+        )
+        raise StartError(message) from error
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    durability = (
+        "every answered write is on disk, and survives a power cut"
+        if settings.synchronous == "FULL"
+        else "answered writes survive a crash of the process; a power cut may take back the last"
+    )
+    console = Console(highlight=False)
+    console.print(f"Listening on [bold]http://{host}:{port}[/] (documentation at /docs)")
+    console.print(f"Heroes in    {settings.url.database}", markup=False)
+    console.print(f"Durability   {settings.synchronous}: {durability}")

@@ -1,0 +1,126 @@
+"""The settings of the service, read from `HERO_API_...` environment variables."""
+
+import logging
+import os
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from hero_api.errors import StartError
+
+PREFIX = "HERO_API_"
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite"}
+
+logger = logging.getLogger("hero_api")
+
+
+def _normal_url(text: str) -> str:
+    """Give a database URL as people write it its async driver, and refuse what cannot work."""
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        message = "is not a database URL; use for example sqlite:///heroes.db"
+        raise ValueError(message) from None
+    url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
+    if url.drivername not in _ASYNC_DRIVERS.values():
+        message = (
+            f"names {url.drivername}, which is not supported; use for example sqlite:///heroes.db"
+        )
+        raise ValueError(message)
+    if _is_in_memory(url):
+        message = (
+            "is an in-memory SQLite database, of which each connection would see one of its own; "
+            "use a file, for example sqlite:///heroes.db"
+        )
+        raise ValueError(message)
+    return url.render_as_string(hide_password=False)
+
+
+def _is_in_memory(url: URL) -> bool:
+    database = url.database or ":memory:"
+    return ":memory:" in database or url.query.get("mode") == "memory"
+
+
+DatabaseURL = Annotated[str, AfterValidator(_normal_url)]
+
+
+class Settings(BaseSettings):
+    """How one application runs; each field is the variable `HERO_API_` plus its name in capitals.
+
+    Raises `StartError`, one line that names the variable, for a value that cannot be used.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    database_url: DatabaseURL = Field(
+        default="sqlite+aiosqlite:///database.db",
+        description="where the heroes are; `sqlite:///file.db` gets its async driver by itself",
+    )
+    synchronous: Literal["FULL", "NORMAL"] = Field(
+        default="FULL",
+        description="SQLite: `FULL` syncs every commit before its answers; `NORMAL` is faster, and "
+        "a power cut (not a crash of the process) may take the last commits back",
+    )
+    busy_timeout: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="SQLite: seconds to wait for a lock that another process holds",
+    )
+    read_connections: int = Field(
+        default=4, ge=1, le=64, description="connections that serve reads"
+    )
+    request_timeout: float = Field(
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="seconds that a request waits for its batch before it is answered 503",
+    )
+    max_waiting: int = Field(
+        default=2048,
+        ge=1,
+        le=1_000_000,
+        description="requests that may wait in one lane; those beyond it are answered 503 at once",
+    )
+    max_body_size: int = Field(
+        default=262_144,
+        ge=1_024,
+        description="bytes of a request's body; a larger one is answered 413",
+    )
+
+    def __init__(self, **values: object) -> None:
+        try:
+            super().__init__(**values)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise StartError(_one_line(error)) from None
+
+    @classmethod
+    def variables(cls) -> list[str]:
+        """Every environment variable that is read."""
+        return [PREFIX + name.upper() for name in cls.model_fields]
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Read the environment; an unknown `HERO_API_...` variable is a warning that names it."""
+        settings = cls()
+        for name in sorted(set(os.environ) - set(cls.variables())):
+            if name.startswith(PREFIX):
+                # Not an error: Kubernetes sets HERO_API_PORT for a Service of that name.
+                logger.warning("The environment variable %s is not a setting: ignored", name)
+        return settings
+
+    @property
+    def url(self) -> URL:
+        """The database URL, parsed."""
+        return make_url(self.database_url)
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = (
+        f"{PREFIX}{str(problem['loc'][0]).upper()} {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_url=False, include_input=False)
+    )
+    return "; ".join(problems)

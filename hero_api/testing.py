@@ -1,0 +1,18 @@
+"""For async integration tests: an HTTP client on an application with its lifespan running."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the lifespan of `app` (httpx alone does not), and yield a client on it."""
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://hero-api") as client,
+    ):
+        yield client
