@@ -39,8 +39,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(Guard, max_body_size=settings.max_body_size)
     add_error_handlers(app)
-    app.include_router(routes.router)
-    app.include_router(operations.router)
+    documentation = app.routes[:]
+    routes.add_routes(app)
+    operations.add_routes(app)
+    # A request is matched against the routes in order: what is asked most comes first.
+    app.routes[:] = [*(route for route in app.routes if route not in documentation), *documentation]
     return app
 
 

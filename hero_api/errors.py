@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 
@@ -139,14 +139,13 @@ def from_database(error: Exception) -> Exception:
     """Return what a caller is told of an error that the database raised; others as they are."""
     if isinstance(error, PoolTimeoutError):
         return LateError()
-    if not isinstance(error, DBAPIError):
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, sqlite3.Error):
         return error
-    if isinstance(error, IntegrityError):
-        return RefusedError()
-    code = getattr(error.orig, "sqlite_errorcode", None)
+    code = getattr(cause, "sqlite_errorcode", None)
     if code is not None:
         # The low byte is the primary code; what is above it tells apart kinds of it.
         return _BY_SQLITE_CODE.get(code & 0xFF, BrokenError)()
-    if "decode to UTF-8" in str(error.orig):
+    if "decode to UTF-8" in str(cause):
         return DamagedHeroError()
     return BrokenError()

@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from sqlalchemy import TextClause, text
@@ -88,14 +89,15 @@ async def list_heroes(
     session: ReadOnlySession, pages: Sequence[Page]
 ) -> Sequence[Listed | HeroError]:
     """Read pages of heroes, in id order; equal ones are read once, and all from one snapshot."""
-    distinct = list(dict.fromkeys(pages))
-    statement = _list_statement(tuple(_conditions(page) for page in distinct))
-    parameters = {
-        f"{name}_{index}": value
-        for index, page in enumerate(distinct)
-        for name, value in page
-        if value is not None and name != "count"
-    }
+    distinct = sorted(set(pages), key=attrgetter("offset"))
+    statement = _list_statement(tuple(_shape(page) for page in distinct))
+    parameters: dict[str, object] = {}
+    walked = 0
+    for index, page in enumerate(distinct):
+        parameters |= {f"{name}_{index}": value for name, value in page if value is not None}
+        if _shape(page) == _PLAIN:
+            parameters[f"offset_{index}"] = page.offset - walked
+            walked = page.offset
     rows = await session.execute(statement, parameters)
     listed = {distinct[index]: _listed(distinct[index], *row) for index, *row in rows}
     return [listed[page] for page in pages]
@@ -162,7 +164,10 @@ async def _insert(session: ReadWriteSession, heroes: Sequence[HeroCreate]) -> Se
         return []
     rows = [(hero.id, hero.name, hero.age, hero.secret_name) for hero in heroes]
     stored = await session.execute(_CREATE, {"heroes": json.dumps(rows)})
-    return [HeroPublic.model_construct(**row) for row in stored.mappings()]
+    return [
+        HeroPublic(id=hero_id, name=name, age=age, secret_name=secret_name)
+        for hero_id, name, age, secret_name in stored.tuples()
+    ]
 
 
 def _created(hero: HeroPublic) -> Created:
@@ -184,31 +189,57 @@ def _is_scan(page: Page) -> bool:
     return page.count or ages or page.offset > _DEEP
 
 
-def _conditions(page: Page) -> tuple[tuple[str, ...], bool]:
-    """Return what the page's SELECT depends on: its filters, and whether it counts."""
-    return tuple(name for name in _FILTERS if getattr(page, name) is not None), page.count
+class _Shape(NamedTuple):
+    """What the SELECT of a page depends on: which filters it has, and whether it counts."""
+
+    filters: tuple[str, ...]
+    counts: bool
+
+
+_PLAIN = _Shape((), counts=False)
+
+
+def _shape(page: Page) -> _Shape:
+    filters = tuple(name for name in _FILTERS if getattr(page, name) is not None)
+    return _Shape(filters, page.count)
 
 
 @lru_cache(maxsize=512)
-def _list_statement(pages: tuple[tuple[tuple[str, ...], bool], ...]) -> TextClause:
-    """Return one statement for several pages, a row each, that reads them from one snapshot."""
-    return text(" UNION ALL ".join(_list_select(index, *page) for index, page in enumerate(pages)))
+def _list_statement(shapes: tuple[_Shape, ...]) -> TextClause:
+    """Return one statement that reads several pages, a row each, from one snapshot.
+
+    Plain pages, in the order of their offsets, share one walk along the table: each starts from
+    where the one before it starts, and its offset counts from there.
+    """
+    starts, selects = [], []
+    start = "true"
+    for index, shape in enumerate(shapes):
+        if shape == _PLAIN:
+            starts.append(
+                f"start_{index} (id) AS MATERIALIZED (SELECT id FROM hero WHERE {start} "
+                f"ORDER BY id LIMIT 1 OFFSET :offset_{index})"
+            )
+            start = f"id >= (SELECT id FROM start_{index})"
+            selects.append(_list_select(index, "NULL", start, "0"))
+        else:
+            counted = _where(index, [name for name in shape.filters if name != "after"])
+            total = f"(SELECT count(*) FROM hero WHERE {counted})" if shape.counts else "NULL"
+            where = _where(index, shape.filters)
+            selects.append(_list_select(index, total, where, f":offset_{index}"))
+    with_ = f"WITH {', '.join(starts)} " if starts else ""
+    return text(with_ + " UNION ALL ".join(selects))
 
 
-def _list_select(index: int, filters: tuple[str, ...], count: bool) -> str:  # noqa: FBT001
-    where = _where(index, filters)
-    counted = _where(index, [name for name in filters if name != "after"])
-    total = f"(SELECT count(*) FROM hero {counted})" if count else "NULL"
+def _list_select(index: int, total: str, where: str, offset: str) -> str:
     return f"""
         SELECT {index}, group_concat({_HERO}), count(*), max(id), {total},
                count(CASE WHEN {_HEALTHY} THEN 1 END)
-        FROM (SELECT id, name, age, secret_name FROM hero {where}
-              ORDER BY id LIMIT :limit_{index} OFFSET :offset_{index})"""
+        FROM (SELECT id, name, age, secret_name FROM hero WHERE {where}
+              ORDER BY id LIMIT :limit_{index} OFFSET {offset})"""
 
 
 def _where(index: int, filters: Iterable[str]) -> str:
-    conditions = [f"{_FILTERS[name]} :{name}_{index}" for name in filters]
-    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    return " AND ".join(f"{_FILTERS[name]} :{name}_{index}" for name in filters) or "true"
 
 
 def _listed(  # noqa: PLR0913, PLR0917 - the columns of _list_select

@@ -3,18 +3,15 @@
 import asyncio
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
 from hero_api import database
 from hero_api.coalescing import Lanes, coalesce
 from hero_api.dependencies import ReadSession, WriteSession
 from hero_api.errors import ClosingError, LateError
-from hero_api.models import Problem
 
 _READY_WITHIN = 1.0  # seconds
-
-router = APIRouter(tags=["operations"])
 
 _read_ping = coalesce(database.ping, name="read-ping")
 _write_ping = coalesce(database.ping, name="write-ping", writes=True)
@@ -26,13 +23,11 @@ class Status(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-@router.get("/livez")
 async def read_livez() -> Status:
     """Say that the process serves."""
     return Status()
 
 
-@router.get("/readyz", responses={503: {"model": Problem}})
 async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession) -> Status:
     """Say that the database answers a read and takes a write."""
     if request.app.state.lanes.closed:
@@ -45,10 +40,16 @@ async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession
     return Status()
 
 
-@router.get("/metrics", response_class=Response)
 async def read_metrics(request: Request) -> Response:
     """Count the work of each lane, in Prometheus' text format."""
     return Response(_metrics(request.app.state.lanes), media_type="text/plain; version=0.0.4")
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add the handlers to `app`."""
+    app.get("/livez", tags=["operations"])(read_livez)
+    app.get("/readyz", tags=["operations"])(read_readyz)
+    app.get("/metrics", tags=["operations"], response_class=Response)(read_metrics)
 
 
 def _metrics(lanes: Lanes) -> str:

@@ -45,6 +45,7 @@ async def _serve(
         # What was imported lives for ever: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         await server.serve(sockets=[listener])
 
 
