@@ -82,14 +82,17 @@ class Database:
                 table = Hero.metadata.tables["hero"]
                 await connection.run_sync(Hero.metadata.create_all, tables=[table])
 
-    async def close(self) -> None:
-        """Close every connection; the last one, the writer's, leaves no `-wal` file behind."""
-        # The last connection out checkpoints: let it be the one that writes.
+    async def dispose(self) -> None:
+        """Close every connection, the writing one last: the last one out checkpoints."""
         await self._reader.dispose()
+        await self._writer.dispose()
+
+    async def close(self) -> None:
+        """Checkpoint and close, so that no `-wal` file stays behind."""
         try:
             await self._pragma("wal_checkpoint(TRUNCATE)")
         finally:
-            await self._writer.dispose()
+            await self.dispose()
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.
@@ -121,13 +124,12 @@ async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIte
     _check_file(path)
     database = Database(settings, info)
     try:
-        try:
-            await database.prepare()
-        except (DBAPIError, TimeoutError) as error:
-            reason = (
-                error.orig if isinstance(error, DBAPIError) else "another process has locked it"
-            )
-            raise _unusable(path, str(reason)) from error
+        await database.prepare()
+    except (DBAPIError, StartError, TimeoutError) as error:
+        await database.dispose()
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise _unusable(path, str(reason) or "another process has locked it") from error
+    try:
         yield database
     finally:
         await database.close()
@@ -135,7 +137,7 @@ async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIte
 
 async def ping(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
     """Ask the database for an answer: a batch function."""
-    await session.execute(text("SELECT 1"))
+    await (await session.connection()).execute(text("SELECT 1"))
     return items
 
 

@@ -1,18 +1,15 @@
-"""All hero SQL, as batch functions, and the calls for one item that coalesce them.
-
-A batch hands its items over as one JSON parameter, so that one compiled statement serves every
-size, and the database renders heroes as JSON: no row becomes an object on its way to a client.
-"""
+"""What can be done with heroes: batch functions, and the calls for one item that coalesce them."""
 
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import TextClause, text
+from sqlalchemy import TextClause
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from hero_api import sql
 from hero_api.coalescing import coalesce
 from hero_api.database import ReadOnlySession, ReadWriteSession
 from hero_api.errors import (
@@ -25,7 +22,6 @@ from hero_api.errors import (
 from hero_api.models import HeroCreate, HeroPublic, HeroUpdate, Page
 
 _DEEP = 10_000  # rows: a page that skips more of them is a scan
-_FILTERS = {"after": "id >", "name": "name =", "min_age": "age >=", "max_age": "age <="}
 
 
 class Listed(NamedTuple):
@@ -50,38 +46,10 @@ class Patch(NamedTuple):
     changes: HeroUpdate
 
 
-# Only an age can be of a type that JSON would render: a BLOB makes json_object fail.
-_HEALTHY = "typeof(age) IN ('integer', 'null')"
-_OBJECT = "json_object('id', id, 'name', name, 'age', age, 'secret_name', secret_name)"
-_HERO = f"CASE WHEN {_HEALTHY} THEN {_OBJECT} END"
-
-_GET = text(f"SELECT id, {_HERO} FROM hero WHERE id IN (SELECT value FROM json_each(:ids))")
-
-_CREATE = text("""
-    INSERT INTO hero (id, name, age, secret_name)
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
-           json_extract(value, '$[2]'), json_extract(value, '$[3]')
-    FROM json_each(:heroes) WHERE true
-    ON CONFLICT DO NOTHING
-    RETURNING id, name, age, secret_name
-""")
-
-_UPDATE = text(f"""
-    UPDATE hero SET
-        name = coalesce(json_extract(value, '$[1]'), name),
-        age = CASE WHEN json_extract(value, '$[2]') THEN json_extract(value, '$[3]') ELSE age END,
-        secret_name = coalesce(json_extract(value, '$[4]'), secret_name)
-    FROM json_each(:patches) WHERE hero.id = json_extract(value, '$[0]')
-    RETURNING hero.id, {_HERO}
-""")
-
-_DELETE = text("DELETE FROM hero WHERE id IN (SELECT value FROM json_each(:ids)) RETURNING id")
-
-
 async def get_heroes(session: ReadOnlySession, ids: Sequence[int]) -> Sequence[str | HeroError]:
     """Read heroes by id, each as a JSON object."""
-    rows = await session.execute(_GET, {"ids": json.dumps(ids)})
-    bodies: dict[int, str | None] = dict(rows.tuples().all())
+    rows = await _rows(session, sql.GET, {"ids": json.dumps(ids)})
+    bodies: dict[int, str | None] = dict(rows)
     return [_body(bodies[hero_id]) if hero_id in bodies else HeroNotFoundError() for hero_id in ids]
 
 
@@ -90,15 +58,15 @@ async def list_heroes(
 ) -> Sequence[Listed | HeroError]:
     """Read pages of heroes, in id order; equal ones are read once, and all from one snapshot."""
     distinct = sorted(set(pages), key=attrgetter("offset"))
-    statement = _list_statement(tuple(_shape(page) for page in distinct))
+    statement = sql.list_pages(tuple(_shape(page) for page in distinct))
     parameters: dict[str, object] = {}
     walked = 0
     for index, page in enumerate(distinct):
         parameters |= {f"{name}_{index}": value for name, value in page if value is not None}
-        if _shape(page) == _PLAIN:
+        if _shape(page) == sql.PLAIN:
             parameters[f"offset_{index}"] = page.offset - walked
             walked = page.offset
-    rows = await session.execute(statement, parameters)
+    rows = await _rows(session, statement, parameters)
     listed = {distinct[index]: _listed(distinct[index], *row) for index, *row in rows}
     return [listed[page] for page in pages]
 
@@ -138,8 +106,8 @@ async def update_heroes(
         # A statement changes a hero once: the second patch to it goes into a second statement.
         turn = {patch.id: index for index, patch in reversed(pending.items())}
         rows = [_changes(patches[index]) for index in turn.values()]
-        updated = await session.execute(_UPDATE, {"patches": json.dumps(rows)})
-        for hero_id, body in updated.tuples():
+        updated = await _rows(session, sql.UPDATE, {"patches": json.dumps(rows)})
+        for hero_id, body in updated:
             results[turn[hero_id]] = _body(body)
         for index in turn.values():
             del pending[index]
@@ -150,8 +118,8 @@ async def delete_heroes(
     session: ReadWriteSession, ids: Sequence[int]
 ) -> Sequence[bool | HeroError]:
     """Delete heroes by id; of two deletes of one hero, one succeeds."""
-    rows = await session.execute(_DELETE, {"ids": json.dumps(ids)})
-    deleted = set(rows.scalars())
+    rows = await _rows(session, sql.DELETE, {"ids": json.dumps(ids)})
+    deleted = {hero_id for (hero_id,) in rows}
     results: list[bool | HeroError] = []
     for hero_id in ids:
         results.append(True if hero_id in deleted else HeroNotFoundError())
@@ -159,14 +127,22 @@ async def delete_heroes(
     return results
 
 
+async def _rows(
+    session: AsyncSession, statement: TextClause, parameters: Mapping[str, object]
+) -> Sequence[Any]:
+    # On the session's connection, since SQLModel's own session deprecates execute().
+    connection = await session.connection()
+    return (await connection.execute(statement, parameters)).all()
+
+
 async def _insert(session: ReadWriteSession, heroes: Sequence[HeroCreate]) -> Sequence[HeroPublic]:
     if not heroes:
         return []
     rows = [(hero.id, hero.name, hero.age, hero.secret_name) for hero in heroes]
-    stored = await session.execute(_CREATE, {"heroes": json.dumps(rows)})
+    stored = await _rows(session, sql.CREATE, {"heroes": json.dumps(rows)})
     return [
         HeroPublic(id=hero_id, name=name, age=age, secret_name=secret_name)
-        for hero_id, name, age, secret_name in stored.tuples()
+        for hero_id, name, age, secret_name in stored
     ]
 
 
@@ -189,57 +165,9 @@ def _is_scan(page: Page) -> bool:
     return page.count or ages or page.offset > _DEEP
 
 
-class _Shape(NamedTuple):
-    """What the SELECT of a page depends on: which filters it has, and whether it counts."""
-
-    filters: tuple[str, ...]
-    counts: bool
-
-
-_PLAIN = _Shape((), counts=False)
-
-
-def _shape(page: Page) -> _Shape:
-    filters = tuple(name for name in _FILTERS if getattr(page, name) is not None)
-    return _Shape(filters, page.count)
-
-
-@lru_cache(maxsize=512)
-def _list_statement(shapes: tuple[_Shape, ...]) -> TextClause:
-    """Return one statement that reads several pages, a row each, from one snapshot.
-
-    Plain pages, in the order of their offsets, share one walk along the table: each starts from
-    where the one before it starts, and its offset counts from there.
-    """
-    starts, selects = [], []
-    start = "true"
-    for index, shape in enumerate(shapes):
-        if shape == _PLAIN:
-            starts.append(
-                f"start_{index} (id) AS MATERIALIZED (SELECT id FROM hero WHERE {start} "
-                f"ORDER BY id LIMIT 1 OFFSET :offset_{index})"
-            )
-            start = f"id >= (SELECT id FROM start_{index})"
-            selects.append(_list_select(index, "NULL", start, "0"))
-        else:
-            counted = _where(index, [name for name in shape.filters if name != "after"])
-            total = f"(SELECT count(*) FROM hero WHERE {counted})" if shape.counts else "NULL"
-            where = _where(index, shape.filters)
-            selects.append(_list_select(index, total, where, f":offset_{index}"))
-    with_ = f"WITH {', '.join(starts)} " if starts else ""
-    return text(with_ + " UNION ALL ".join(selects))
-
-
-def _list_select(index: int, total: str, where: str, offset: str) -> str:
-    return f"""
-        SELECT {index}, group_concat({_HERO}), count(*), max(id), {total},
-               count(CASE WHEN {_HEALTHY} THEN 1 END)
-        FROM (SELECT id, name, age, secret_name FROM hero WHERE {where}
-              ORDER BY id LIMIT :limit_{index} OFFSET {offset})"""
-
-
-def _where(index: int, filters: Iterable[str]) -> str:
-    return " AND ".join(f"{_FILTERS[name]} :{name}_{index}" for name in filters) or "true"
+def _shape(page: Page) -> sql.Shape:
+    filters = tuple(name for name in sql.FILTERS if getattr(page, name) is not None)
+    return sql.Shape(filters, page.count)
 
 
 def _listed(  # noqa: PLR0913, PLR0917 - the columns of _list_select

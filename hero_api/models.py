@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from sqlalchemy import BigInteger, Column, Integer
 from sqlmodel import Field as TableField
 from sqlmodel import SQLModel
@@ -12,11 +12,21 @@ MAX_CHOSEN_ID = 2**53 - 1
 MAX_AGE = 2**31 - 1
 _WITHOUT_NUL = r"^[^\u0000]*$"
 
+
+def _no_boolean(value: object) -> object:
+    # Pydantic takes true for 1, and "1" and 1.0 too, as clients of the tutorial may send them.
+    if isinstance(value, bool):
+        message = "a number is wanted, not true or false"
+        raise ValueError(message)  # noqa: TRY004 - Pydantic reports no other
+    return value
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_WITHOUT_NUL)]
 SecretName = Annotated[
     str, StringConstraints(min_length=1, max_length=10_000, pattern=_WITHOUT_NUL)
 ]
-Age = Annotated[int, Field(ge=0, le=MAX_AGE)]
+Age = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=MAX_AGE)]
+ChosenId = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=MAX_CHOSEN_ID)]
 
 
 class Hero(SQLModel, table=True):
@@ -37,7 +47,7 @@ class Hero(SQLModel, table=True):
 class HeroCreate(BaseModel):
     """A hero as a client sends it; an `id` that the client chose is honoured while it is free."""
 
-    id: int | None = Field(default=None, ge=1, le=MAX_CHOSEN_ID)
+    id: ChosenId | None = None
     name: Name
     age: Age | None = None
     secret_name: SecretName
