@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 
 from hero_api import operations, routes
@@ -16,6 +17,7 @@ from hero_api.settings import Settings
 
 _EVERYWHERE = {
     400: "The body cannot be parsed",
+    401: "The token is missing or wrong",
     413: "The body is too large",
     500: "A stored hero is damaged, or an error that the log has",
     503: "The database is not available now; `detail` says whether anything was done",
@@ -34,13 +36,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses={
             status: {"model": Problem, "description": description}
             for status, description in _EVERYWHERE.items()
+            if status != 401 or settings.token  # noqa: PLR2004
         },
     )
     app.state.settings = settings
     app.add_middleware(Guard, max_body_size=settings.max_body_size)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Link", "Location", "X-Total-Count"],
+        )
     add_error_handlers(app)
     documentation = app.routes[:]
-    routes.add_routes(app)
+    routes.add_routes(app, settings)
     operations.add_routes(app)
     # A request is matched against the routes in order: what is asked most comes first.
     app.routes[:] = [*(route for route in app.routes if route not in documentation), *documentation]

@@ -30,6 +30,22 @@ def serve(
     server.serve(create_app(settings), settings, host, port)
 
 
+@app.command()
+def check() -> None:
+    """Look for damage in the database; the status is 1 where there is any."""
+    from hero_api.checking import find_damage
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    problems = 0
+    for problem in find_damage(settings.path):
+        problems += 1
+        typer.echo(problem)
+    if problems:
+        raise StartError(f"{settings.path} is damaged ({problems} problems): restore a backup")
+    typer.echo(f"{settings.path} is sound")
+
+
 def main() -> None:
     """Run the command; what stops the start is one line on standard error and status 1."""
     try:

@@ -16,12 +16,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from hero_api.errors import StartError
+from hero_api.errors import ReplacedError, StartError
 from hero_api.models import Hero
 from hero_api.settings import Settings
 
 _OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
-_MAGIC = b"SQLite format 3\0"
+_HEADER_FIELDS = ((16, 18), (24, 28), (28, 32), (92, 96))
 _COLUMNS = {"id", "name", "age", "secret_name"}
 
 
@@ -38,6 +38,8 @@ class Database:
 
     def __init__(self, settings: Settings, info: Mapping[str, Any]) -> None:
         url = _existing_file(settings.url)
+        self._path = settings.path
+        self._identity = _identity(self._path)
         self._busy_timeout = settings.busy_timeout
         self._info = dict(info)
         self._writer = create_async_engine(
@@ -59,7 +61,7 @@ class Database:
         ]
         _set_on_connect(self._writer, pragmas)
         _set_on_connect(self._reader, [*pragmas, "query_only=ON"])
-        event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+        event.listen(self._writer.sync_engine, "begin", self._begin)
 
     def read_session(self) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until a batch runs on it."""
@@ -94,6 +96,14 @@ class Database:
         finally:
             await self.dispose()
 
+    def _begin(self, connection: Connection) -> None:
+        if _identity(self._path) != self._identity:
+            raise ReplacedError
+        # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
+        driver = connection.connection.dbapi_connection
+        assert isinstance(driver, AdaptedConnection)  # noqa: S101 - it is aiosqlite's
+        driver.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
+
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.
         async with asyncio.timeout(self._busy_timeout):
@@ -120,7 +130,7 @@ async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIte
 
     Raises `StartError`, one line, for a database that cannot be used; its file is untouched.
     """
-    path = Path(settings.url.database or "")
+    path = settings.path
     _check_file(path)
     database = Database(settings, info)
     try:
@@ -159,13 +169,30 @@ def _check_file(path: Path) -> None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise _unusable(path, "the file cannot be read and written")
     if path.exists():
-        with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
-        if head not in {b"", _MAGIC}:
-            raise _unusable(path, "it is not a SQLite database")
+        _check_header(path)
     else:
         # An empty file is an empty database; connections never make one.
         path.touch()
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is no SQLite file, or lacks its end (https://sqlite.org/fileformat.html)."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    size = path.stat().st_size
+    if size == 0:
+        return
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):  # noqa: PLR2004
+        raise _unusable(path, "it is not a SQLite database")
+    page_size, changes, pages, valid_for = (
+        int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
+    )
+    page_size = 65536 if page_size == 1 else page_size
+    wal = path.with_name(f"{path.name}-wal")
+    # Where there is a WAL, the end of the file may still be in it.
+    complete = changes != valid_for or size >= page_size * pages
+    if not complete and not (wal.exists() and wal.stat().st_size):
+        raise _unusable(path, "the file lacks its end; restore a backup")
 
 
 def _existing_file(url: URL) -> URL:
@@ -193,8 +220,10 @@ def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
     event.listen(engine.sync_engine, "connect", connect)
 
 
-def _begin_immediate(connection: Connection) -> None:
-    # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
-    driver = connection.connection.dbapi_connection
-    assert isinstance(driver, AdaptedConnection)  # noqa: S101 - it is aiosqlite's
-    driver.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another that was put in its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

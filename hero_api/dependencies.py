@@ -4,11 +4,14 @@ To let the handlers work on a session of your own, override `get_read_session` a
 `get_write_session`: each call is then served alone on it, and it is committed but not closed.
 """
 
+import secrets
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.security import HTTPBearer
 
 from hero_api.database import ReadOnlySession, ReadWriteSession
+from hero_api.errors import UnauthorizedError
 from hero_api.models import MAX_ID, MIN_ID, Page
 
 
@@ -30,3 +33,17 @@ ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
 PageQuery = Annotated[Page, Query()]
+
+
+class TokenCheck(HTTPBearer):
+    """Lets only requests pass that carry the token, and says so in the OpenAPI document."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(auto_error=False)
+        self._expected = token.encode()
+
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]
+        """Raise `UnauthorizedError` unless the request carries the token."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(token.encode(), self._expected):
+            raise UnauthorizedError

@@ -7,7 +7,7 @@ place that says what is refused, and how.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 from fastapi import Request, Response, params
 from fastapi.routing import APIRoute
@@ -26,10 +26,13 @@ class DirectRoute(APIRoute):
         endpoint = self.endpoint
         hints = get_type_hints(endpoint, include_extras=True)
         readers = [(name, _reader(name, hint)) for name, hint in hints.items() if name != "return"]
+        conditions = [cast("_Reader", depends.dependency) for depends in self.dependencies]
 
         async def direct(request: Request) -> Response:
             if request.app.dependency_overrides:
                 return await general(request)
+            for check in conditions:
+                await check(request)
             try:
                 arguments = {name: await read(request) for name, read in readers}
             except (ValidationError, _NotOrdinaryError):

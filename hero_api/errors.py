@@ -1,6 +1,7 @@
 """What can go wrong, as the domain says it: each error has a status and a message."""
 
 import sqlite3
+from collections.abc import Callable
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -115,6 +116,39 @@ class BrokenError(UnavailableError):
         )
 
 
+class ReplacedError(UnavailableError):
+    """The database's file is not the one that was opened."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database's file was deleted or replaced; nothing was changed. "
+            "Put it back, or restart the service on the new one"
+        )
+
+
+class CorruptError(HeroError):
+    """A page of the database's file is damaged; what is not on it is served."""
+
+    status = 503
+    headers = UnavailableError.headers
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database is damaged where this hero is; nothing was changed. "
+            "Run `hero-api check`, and restore a backup"
+        )
+
+
+class UnauthorizedError(HeroError):
+    """The request does not carry the token."""
+
+    status = 401
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - never changed
+
+    def __init__(self) -> None:
+        super().__init__("This needs the header `Authorization: Bearer` with the service's token")
+
+
 class NoRoomError(UnavailableError):
     """The database's disk or its page limit is full; nothing was changed."""
 
@@ -127,12 +161,14 @@ class NoRoomError(UnavailableError):
         )
 
 
-_BY_SQLITE_CODE = {
+_BY_SQLITE_CODE: dict[int, Callable[[], HeroError]] = {
     sqlite3.SQLITE_BUSY: BusyError,
     sqlite3.SQLITE_LOCKED: BusyError,
     sqlite3.SQLITE_FULL: NoRoomError,
     sqlite3.SQLITE_CONSTRAINT: RefusedError,
+    sqlite3.SQLITE_CORRUPT: CorruptError,
 }
+_OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")
 
 
 def from_database(error: Exception) -> Exception:
@@ -142,10 +178,8 @@ def from_database(error: Exception) -> Exception:
     cause = error.orig if isinstance(error, DBAPIError) else error
     if not isinstance(cause, sqlite3.Error):
         return error
-    code = getattr(cause, "sqlite_errorcode", None)
-    if code is not None:
-        # The low byte is the primary code; what is above it tells apart kinds of it.
-        return _BY_SQLITE_CODE.get(code & 0xFF, BrokenError)()
-    if "decode to UTF-8" in str(cause):
+    if any(words in str(cause) for words in _OF_A_BAD_ROW):
         return DamagedHeroError()
-    return BrokenError()
+    # The low byte is the primary code; what is above it tells apart kinds of it.
+    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
+    return _BY_SQLITE_CODE.get(code, BrokenError)()

@@ -5,6 +5,7 @@ import uuid
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("hero_api")
@@ -35,6 +36,8 @@ class Guard:
             receive = self._counted(receive)
         try:
             await self.app(scope, receive, send)
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except Exception:
             request_id = uuid.uuid4().hex
             logger.exception("request %s: %s %r", request_id, scope["method"], scope["path"])

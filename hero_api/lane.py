@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.errors import (
@@ -70,6 +71,7 @@ class Lane(Generic[S, Item, R]):
         self._max_waiting = max_waiting
         self._timeout = timeout
         self._closed = False
+        self._silent_until = 0.0
         self._waiting: deque[_Call[S, Item, R]] = deque()
         self._begun: Sequence[_Call[S, Item, R]] = ()
         self._task: asyncio.Task[None] | None = None
@@ -142,6 +144,7 @@ class Lane(Generic[S, Item, R]):
         except Exception as error:  # noqa: BLE001 - it is handed to the callers
             await _give_up(session)
             if len(batch) == 1 or isinstance(from_database(error), UnavailableError):
+                self._report(error, len(batch))
                 for call in batch:
                     call.fail(from_database(error))
             else:
@@ -153,8 +156,9 @@ class Lane(Generic[S, Item, R]):
         try:
             # A read needs no COMMIT: the rollback, which sends nothing, returns the connection.
             await (session.commit() if self._work.writes else session.rollback())
-        except Exception:  # noqa: BLE001 - nobody knows whether it was stored
+        except Exception as error:  # noqa: BLE001 - nobody knows whether it was stored
             await _give_up(session)
+            self._report(error, len(batch))
             for call in batch:
                 call.fail(OutcomeUnknownError())
             return
@@ -163,6 +167,14 @@ class Lane(Generic[S, Item, R]):
                 call.fail(result)
             else:
                 call.succeed(result)
+
+    def _report(self, error: Exception, size: int) -> None:
+        """Log why a batch failed, at most once a second: a database that is gone fails them all."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until and not isinstance(error, HeroError):
+            self._silent_until = now + 1
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            logger.error("%s: a batch of %d failed: %r", self.name, size, reason)
 
     def _expire(self) -> None:
         """Answer the calls whose deadline has passed, whether or not their batch ever ends."""

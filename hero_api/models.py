@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 from sqlalchemy import BigInteger, Column, Integer
 from sqlmodel import Field as TableField
 from sqlmodel import SQLModel
@@ -16,8 +17,7 @@ _WITHOUT_NUL = r"^[^\u0000]*$"
 def _no_boolean(value: object) -> object:
     # Pydantic takes true for 1, and "1" and 1.0 too, as clients of the tutorial may send them.
     if isinstance(value, bool):
-        message = "a number is wanted, not true or false"
-        raise ValueError(message)  # noqa: TRY004 - Pydantic reports no other
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
     return value
 
 
@@ -25,8 +25,9 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_W
 SecretName = Annotated[
     str, StringConstraints(min_length=1, max_length=10_000, pattern=_WITHOUT_NUL)
 ]
-Age = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0, le=MAX_AGE)]
-ChosenId = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=MAX_CHOSEN_ID)]
+# The validator stands last: before the bounds it would keep them out of the OpenAPI document.
+Age = Annotated[int, Field(ge=0, le=MAX_AGE), BeforeValidator(_no_boolean)]
+ChosenId = Annotated[int, Field(ge=1, le=MAX_CHOSEN_ID), BeforeValidator(_no_boolean)]
 
 
 class Hero(SQLModel, table=True):

@@ -4,13 +4,15 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import FastAPI, Response
+from fastapi import Depends, FastAPI, Response
 
 from hero_api import heroes
-from hero_api.dependencies import HeroId, PageQuery, ReadSession, WriteSession
+from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
 from hero_api.direct import DirectRoute
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
+from hero_api.settings import Settings
 
+_HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 _Responses = dict[int | str, dict[str, Any]]
 _NOT_FOUND: _Responses = {404: {"model": Problem, "description": "There is no hero of that id"}}
 _CONFLICT: _Responses = {
@@ -58,13 +60,17 @@ async def delete_hero(hero_id: HeroId, session: WriteSession) -> Response:
     return HeroJSON(Deleted().model_dump_json())
 
 
-def add_routes(app: FastAPI) -> None:
+def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add the handlers to `app`: straight to it, since a router that is included matches twice."""
     add = partial(app.router.add_api_route, route_class_override=DirectRoute, tags=["heroes"])
-    one, every = "/heroes/{hero_id}", "/heroes/"
-    add(one, read_hero, methods=["GET"], response_model=HeroPublic, responses=_NOT_FOUND)
-    add(every, read_heroes, methods=["GET"], response_model=list[HeroPublic])
-    add(every, create_hero, methods=["POST"], response_model=HeroPublic, responses=_CONFLICT)
-    responses = _NOT_FOUND | _CONFLICT
-    add(one, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=responses)
-    add(one, delete_hero, methods=["DELETE"], response_model=Deleted, responses=responses)
+    token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
+    either = _NOT_FOUND | _CONFLICT
+
+    read = partial(add, dependencies=token if settings.guard == "all" else [])
+    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=_NOT_FOUND)
+    read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic])
+
+    write = partial(add, dependencies=token)
+    write(_HEROES, create_hero, methods=["POST"], response_model=HeroPublic, responses=_CONFLICT)
+    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=either)
+    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=either)

@@ -4,14 +4,19 @@ import asyncio
 import gc
 import signal
 import socket
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 from fastapi import FastAPI
 from rich.console import Console
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hero_api.connection import ArrivalNotice, Connections
 from hero_api.errors import StartError
 from hero_api.settings import Settings
+
+_DRAIN = 4  # seconds that requests under way have to end after SIGTERM
 
 
 def serve(app: FastAPI, settings: Settings, host: str, port: int) -> None:
@@ -19,34 +24,36 @@ def serve(app: FastAPI, settings: Settings, host: str, port: int) -> None:
 
     Raises `StartError`, one line, when the address or the database cannot be used.
     """
+    # uvicorn raises the signal that ended it again, to end the process by it: a clean end is 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with _listen(host, port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as run:
+        run.run(_serve(app, settings, listener))
+
+
+async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+    connections = Connections(HttpToolsProtocol, settings.client_timeout)
     config = uvicorn.Config(
-        app,
-        http="httptools",
+        ArrivalNotice(app),
+        http=cast("Any", connections),
         ws="none",
         lifespan="off",
         log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_graceful_shutdown=_DRAIN,
     )
-    # uvicorn raises the signal that ended it again, to end the process by it: a clean end is 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    with _listen(host, port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as run:
-        run.run(_serve(app, settings, uvicorn.Server(config), listener))
-
-
-async def _serve(
-    app: FastAPI, settings: Settings, server: uvicorn.Server, listener: socket.socket
-) -> None:
     # Not uvicorn's own lifespan: that prints a traceback when the start fails.
     async with app.router.lifespan_context(app):
         _announce(settings, listener)
-        # What was imported lives for ever: the collector need not look at it again.
+        # What was imported lives for ever: the collector need not look at it again, nor often.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
-        await server.serve(sockets=[listener])
+        sweep = asyncio.create_task(connections.sweep())
+        await uvicorn.Server(config).serve(sockets=[listener])
+        sweep.cancel()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -54,9 +61,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        message = (
-            f"Cannot listen on {host} port {port}: {error.strerror or error}; try another --port"
-        )
+        reason = error.strerror or error
+        message = f"Cannot listen on {host} port {port}: {reason}; try another --port"
         raise StartError(message) from error
 
 
@@ -68,7 +74,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
         if settings.synchronous == "FULL"
         else "answered writes survive a crash of the process; a power cut may take back the last"
     )
-    console = Console(highlight=False)
-    console.print(f"Listening on [bold]http://{host}:{port}[/] (documentation at /docs)")
-    console.print(f"Heroes in    {settings.url.database}", markup=False)
-    console.print(f"Durability   {settings.synchronous}: {durability}")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"Listening on http://{host}:{port} (documentation at /docs)", markup=False)
+    console.print(f"Heroes in    {settings.path}", markup=False)
+    console.print(f"Durability   {settings.synchronous}: {durability}", markup=False)

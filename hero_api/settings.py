@@ -2,10 +2,11 @@
 
 import logging
 import os
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -35,6 +36,9 @@ def _normal_url(text: str) -> str:
             "is an in-memory SQLite database, of which each connection would see one of its own; "
             "use a file, for example sqlite:///heroes.db"
         )
+        raise ValueError(message)
+    if url.database and url.database.startswith("file:"):
+        message = "is a SQLite URI; give the plain path, for example sqlite:///heroes.db"
         raise ValueError(message)
     return url.render_as_string(hide_password=False)
 
@@ -91,11 +95,33 @@ class Settings(BaseSettings):
         description="bytes of a request's body; a larger one is answered 413",
     )
 
-    def __init__(self, **values: object) -> None:
+    client_timeout: float = Field(
+        default=20.0,
+        gt=0,
+        le=3600,
+        description="seconds that a client may take to send a request, or to read its answer; "
+        "then the connection is closed",
+    )
+    token: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="when it is set, requests need the header `Authorization: Bearer <token>`",
+    )
+    guard: Literal["writes", "all"] = Field(
+        default="writes", description="what needs the token: changes, or reads of heroes too"
+    )
+    cors_origins: list[str] = Field(
+        default=[],
+        description="JSON list of the origins whose pages may call the service from a browser",
+    )
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - each is validated
         try:
-            super().__init__(**values)  # type: ignore[arg-type]
+            super().__init__(**values)
         except ValidationError as error:
             raise StartError(_one_line(error)) from None
+        except SettingsError as error:  # a list that is not JSON
+            raise StartError(f"{PREFIX}CORS_ORIGINS must be a JSON list: {error}") from None
 
     @classmethod
     def variables(cls) -> list[str]:
@@ -116,6 +142,11 @@ class Settings(BaseSettings):
     def url(self) -> URL:
         """The database URL, parsed."""
         return make_url(self.database_url)
+
+    @property
+    def path(self) -> Path:
+        """The file that SQLite keeps the heroes in."""
+        return Path(self.url.database or "")
 
 
 def _one_line(error: ValidationError) -> str:

@@ -1,0 +1,148 @@
+"""A client's connection: closed when the client takes too long, or sends too long a head.
+
+uvicorn has no deadline for receiving a request and no bound on its head. This protocol wraps
+uvicorn's, and learns through ASGI's `state` which requests have arrived.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_MAX_HEAD = 65_536  # bytes of a request's line and headers
+_BODY = b'{"detail":"The head of the request is too large"}'
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+
+class Connections:
+    """The open connections of a server: what makes its protocols, for `uvicorn.Config(http=...)`.
+
+    A client may take `timeout` seconds to send a request, and as long to read an answer.
+    """
+
+    def __init__(self, protocol: Callable[..., asyncio.Protocol], timeout: float) -> None:
+        self.open: set[Connection] = set()
+        self._protocol = protocol
+        self._timeout = timeout
+
+    def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
+        """Make the protocol of a new connection."""
+        connection = Connection(self.open)
+        connection.inner = self._protocol(
+            app_state=app_state | {"connection": connection}, **options
+        )
+        return connection
+
+    async def sweep(self) -> None:
+        """Close the connections of late clients, until cancelled."""
+        # One look at all of them now and then costs less than a timer for each request.
+        while True:
+            await asyncio.sleep(self._timeout / 8)
+            latest = asyncio.get_running_loop().time() - self._timeout
+            for connection in [*self.open]:
+                connection.close_if_late(latest)
+
+
+class Connection(asyncio.Protocol):
+    """Passes everything on to uvicorn's protocol, and knows since when it waits for the client."""
+
+    inner: asyncio.Protocol
+
+    def __init__(self, connections: "set[Connection]") -> None:
+        self._connections = connections
+        self._time = asyncio.get_running_loop().time
+        self._transport: asyncio.Transport | None = None
+        self._head = b""
+        self._head_ended = False
+        self._body_misses = False
+        self._under_way = 0
+        self._receives_since: float | None = None
+        self._sends_since: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._receives_since = self._time()
+        self._connections.add(self)
+        self.inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self.inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._under_way and not self._head_ended:
+            if self._receives_since is None:
+                self._receives_since = self._time()
+            if len(self._head) > _MAX_HEAD and self._transport:
+                self._transport.write(_TOO_LARGE)
+                self._transport.close()
+                return
+            self._head += data
+            self._head_ended = b"\r\n\r\n" in self._head
+        self.inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self.inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._sends_since = self._time()
+        self.inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._sends_since = None
+        self.inner.resume_writing()
+
+    def close_if_late(self, latest: float) -> None:
+        """Close the connection if its client has been waited for since before `latest`."""
+        waited = (self._receives_since, self._sends_since)
+        if self._transport and any(since is not None and since < latest for since in waited):
+            self._transport.abort()
+
+    def request_begun(self, *, has_body: bool) -> None:
+        """Take note that the head of a request has arrived, and whether a body follows."""
+        self._head = b""
+        self._head_ended = False
+        self._under_way += 1
+        self._body_misses = has_body
+        if not has_body:
+            self._receives_since = None
+
+    def request_received(self) -> None:
+        """Take note that the whole request has arrived."""
+        self._body_misses = False
+        self._receives_since = None
+
+    def request_ended(self) -> None:
+        """Take note that the request was answered, maybe before the whole of it has arrived."""
+        self._under_way -= 1
+        # The rest of a body that nobody wants is no head.
+        self._head_ended = self._body_misses
+        self._receives_since = self._time() if self._body_misses else None
+
+
+class ArrivalNotice:
+    """Middleware, the outermost: tells a request's connection what has arrived of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        connection: Connection = scope["state"]["connection"]
+        has_body = scope["method"] in {"POST", "PATCH"}
+        connection.request_begun(has_body=has_body)
+
+        async def receive_and_note() -> Message:
+            message = await receive()
+            if not message.get("more_body"):
+                connection.request_received()
+            return message
+
+        try:
+            await self.app(scope, receive_and_note if has_body else receive, send)
+        finally:
+            connection.request_ended()
