@@ -1,0 +1,237 @@
+import logging
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from hero_api.errors import StartError
+from hero_api.settings import Settings
+
+GIVEN = [
+    ("DATABASE_URL", "sqlite+aiosqlite:///a.db", "sqlite+aiosqlite:///a.db"),
+    ("SYNCHRONOUS", "NORMAL", "NORMAL"),
+    ("BUSY_TIMEOUT", "0.5", 0.5),
+    ("READ_CONNECTIONS", "2", 2),
+    ("REQUEST_TIMEOUT", "3", 3.0),
+    ("MAX_WAITING", "10", 10),
+    ("MAX_BODY_SIZE", "4096", 4096),
+    ("CLIENT_TIMEOUT", "2.5", 2.5),
+    ("TOKEN", "a token of the test", SecretStr("a token of the test")),
+    ("GUARD", "all", "all"),
+    ("CORS_ORIGINS", '["https://heroes.example"]', ["https://heroes.example"]),
+]
+BAD = [
+    ("DATABASE_URL", ""),
+    ("DATABASE_URL", "heroes.db"),
+    ("DATABASE_URL", "mysql://localhost/heroes"),
+    ("DATABASE_URL", "sqlite:///:memory:"),
+    ("SYNCHRONOUS", "OFF"),
+    ("SYNCHRONOUS", ""),
+    ("BUSY_TIMEOUT", "-1"),
+    ("BUSY_TIMEOUT", "nan"),
+    ("BUSY_TIMEOUT", "soon"),
+    ("READ_CONNECTIONS", "0"),
+    ("READ_CONNECTIONS", "1.5"),
+    ("REQUEST_TIMEOUT", "0"),
+    ("REQUEST_TIMEOUT", "inf"),
+    ("MAX_WAITING", "0"),
+    ("MAX_BODY_SIZE", "1"),
+    ("MAX_BODY_SIZE", "256 KiB"),
+    ("CLIENT_TIMEOUT", "0"),
+    ("TOKEN", "short"),
+    ("GUARD", "reads"),
+    ("CORS_ORIGINS", "https://heroes.example"),
+]
+
+
+# The environment
+
+
+@pytest.mark.parametrize(("name", "text", "value"), GIVEN, ids=[name for name, *_ in GIVEN])
+def test_a_setting_is_read_from_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
+) -> None:
+    monkeypatch.setenv(f"HERO_API_{name}", text)
+    assert getattr(Settings.from_environment(), name.lower()) == value
+
+
+def test_every_setting_has_a_variable_and_a_test_that_reads_it() -> None:
+    assert sorted(Settings.variables()) == sorted(f"HERO_API_{name}" for name, *_ in GIVEN)
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_defaults_keep_heroes_durably_in_a_file_of_the_working_directory() -> None:
+    settings = Settings.from_environment()
+    assert settings.database_url == "sqlite+aiosqlite:///database.db"
+    assert settings.synchronous == "FULL"
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_bad_value_is_one_line_that_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"HERO_API_{name}", text)
+    with pytest.raises(StartError, match=rf"\AHERO_API_{name} .+\Z") as caught:
+        Settings.from_environment()
+    assert "\n" not in str(caught.value)
+
+
+def test_two_bad_values_are_still_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERO_API_MAX_WAITING", "x\ny")
+    monkeypatch.setenv("HERO_API_BUSY_TIMEOUT", "x\ny")
+    with pytest.raises(StartError, match=r"\A.*BUSY_TIMEOUT.*MAX_WAITING.*\Z"):
+        Settings.from_environment()
+
+
+def test_an_unknown_variable_is_a_warning_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HERO_API_PORT", "tcp://10.0.0.1:8000")
+    Settings.from_environment()
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "HERO_API_PORT" in record.getMessage()
+
+
+def test_known_and_foreign_variables_are_no_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HERO_API_SYNCHRONOUS", "FULL")
+    monkeypatch.setenv("HERO_APIARY", "bees")
+    Settings.from_environment()
+    assert caplog.records == []
+
+
+def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERO_API_MAX_WAITING", "10")
+    assert Settings(max_waiting=20).max_waiting == 20
+
+
+def test_an_unknown_argument_is_an_error() -> None:
+    with pytest.raises(StartError, match="PORT"):
+        Settings(port=8000)
+
+
+def test_settings_cannot_be_changed(settings: Settings) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.max_waiting = 1
+
+
+# Database URLs
+
+
+@pytest.mark.parametrize("text", ["sqlite:///heroes.db", "sqlite+aiosqlite:///heroes.db"])
+def test_a_url_as_people_write_it_gets_its_async_driver(text: str) -> None:
+    settings = Settings(database_url=text)
+    assert settings.url.drivername == "sqlite+aiosqlite"
+    assert settings.url.database == "heroes.db"
+
+
+def test_an_absolute_path_stays_one() -> None:
+    assert Settings(database_url="sqlite:////var/heroes.db").url.database == "/var/heroes.db"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite+aiosqlite://",
+        "sqlite+aiosqlite:///:memory:",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+        "sqlite:///file:heroes?mode=memory&cache=shared&uri=true",
+    ],
+)
+def test_an_in_memory_database_is_refused_with_the_reason_and_a_way_out(text: str) -> None:
+    with pytest.raises(StartError, match=r"in-memory.*each connection.*sqlite:///heroes\.db"):
+        Settings(database_url=text)
+
+
+# The command, where it cannot start
+
+
+def start(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `hero-api serve` where it cannot start, and return how it ended."""
+    return subprocess.run(
+        [sys.executable, "-m", "hero_api", "serve", "--port", "0", *options],
+        env=os.environ | {f"HERO_API_{name}": value for name, value in variables.items()},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
+def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert ended.returncode not in {0, None}
+    [line] = ended.stderr.splitlines()
+    assert [word for word in words if word not in line] == []
+    assert ended.stdout == ""
+
+
+def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(tmp_path: Path) -> None:
+    ended = start(DATABASE_URL=f"sqlite:///{tmp_path}/heroes.db", SYNCHRONOUS="OFF")
+    assert_one_line(ended, "HERO_API_SYNCHRONOUS")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_in_memory_database_stops_the_start_with_one_line() -> None:
+    assert_one_line(start(DATABASE_URL="sqlite://"), "HERO_API_DATABASE_URL", "in-memory")
+
+
+def test_a_missing_directory_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert_one_line(start(DATABASE_URL=f"sqlite:///{missing}/heroes.db"), str(missing))
+    assert not missing.exists()
+
+
+def test_a_directory_for_a_database_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    assert_one_line(start(DATABASE_URL=f"sqlite:///{tmp_path}"), str(tmp_path), "directory")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Dear diary",
+        b"\0" * 4096,
+        b"SQLite format 3\0" + b"but not really " * 400,
+        b"SQLite format 3\0",
+    ],
+)
+def test_a_file_that_is_no_database_stops_the_start_with_one_line_and_stays_as_it_is(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "heroes.db"
+    path.write_bytes(content)
+    assert_one_line(start(DATABASE_URL=f"sqlite:///{path}"), str(path))
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_table_of_that_name_stops_the_start_with_one_line_and_stays_as_it_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "heroes.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE hero (id INTEGER PRIMARY KEY, cape TEXT)")
+    content = path.read_bytes()
+    assert_one_line(start(DATABASE_URL=f"sqlite:///{path}"), str(path))
+    assert path.read_bytes() == content
+
+
+def test_a_port_in_use_stops_the_start_with_one_line_that_names_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = start("--port", port, DATABASE_URL=f"sqlite:///{tmp_path}/heroes.db")
+    assert_one_line(ended, port)
