@@ -1,0 +1,122 @@
+"""The goals: what the hero API is to reach, as ratios between servers of one run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .results import Cell, Results
+from .servers import CEILING, OURS, OURS_NORMAL, POCKETBASE, PORT, Server
+
+_USUAL = 64  # connections
+_MANY = 1_000
+_ROUTES = {"get": 5.0, "first": 4.0, "pages": 4.0, "create": 5.0}
+_ALL = (*_ROUTES, "mix")
+_CEILING = {"get": 0.90, "first": 0.85, "pages": 0.65, "create": 0.70, "mix": 0.70}
+_POCKETBASE = {"get": 1.0, "pages": 2.5, "create": 1.0, "mix": 1.0}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A goal and what was measured, if it was: to be at least, or at most, the bound."""
+
+    what: str
+    measured: float | None
+    bound: float
+    at_most: bool = False
+    beyond: bool = False  # to be more, or less, than the bound: equal is not enough
+    unit: str = "x"
+    # The same ratio by the CPU time of an answer: steadier on a machine that others use too.
+    by_cpu: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal was met; None when it was not measured."""
+        if self.measured is None:
+            return None
+        if self.measured == self.bound:
+            return not self.beyond
+        return (self.measured < self.bound) == self.at_most
+
+    @property
+    def verdict(self) -> str:
+        """Return the verdict in words."""
+        return {True: "met", False: "missed", None: "not measured"}[self.met]
+
+
+def goals(results: Results) -> list[Goal]:
+    """Return every goal with what the results say of it."""
+    return [
+        *_against_others(results),
+        *_one_connection(results),
+        *_many_connections(results),
+        *_deep(results),
+        _memory(results),
+        Goal("first answer, to the time of the imports", results.start_ratio(), 1.5, at_most=True),
+    ]
+
+
+def _against_others(results: Results) -> Iterator[Goal]:
+    def goal(work: str, other: Server, bound: float, what: str, ours: Server = OURS) -> Goal:
+        one, another = Cell(work, _USUAL, ours.name), Cell(work, _USUAL, other.name)
+        return _faster(results, f"{work}, to {what}", one, another, bound)
+
+    for work, bound in _CEILING.items():
+        yield goal(work, CEILING, bound, "the ceiling")
+    for work, bound in _POCKETBASE.items():
+        if work in {"create", "mix"}:
+            yield goal(work, POCKETBASE, bound, "PocketBase: FULL to its NORMAL")
+            yield goal(work, POCKETBASE, bound, "PocketBase: both NORMAL", OURS_NORMAL)
+        else:
+            yield goal(work, POCKETBASE, bound, "PocketBase")
+    for work, bound in _ROUTES.items():
+        yield goal(work, PORT, bound, "the async port")
+
+
+def _one_connection(results: Results) -> Iterator[Goal]:
+    for work in _ALL:
+        bound = 1.5 if work == "get" else 1.0
+        ours, port = Cell(work, 1, OURS.name), Cell(work, 1, PORT.name)
+        yield _faster(results, f"{work} at 1 connection, to the async port", ours, port, bound)
+
+
+def _many_connections(results: Results) -> Iterator[Goal]:
+    for work in _ALL:
+        many = Cell(work, _MANY, OURS.name)
+        what = f"{work} at 1,000 connections"
+        usual = Cell(work, _USUAL, OURS.name)
+        yield _faster(results, f"{what}, to itself at 64", many, usual, 0.85)
+        figures = results.medians(many)
+        spread = figures.p99 / figures.p50 if figures and figures.p50 and figures.p99 else None
+        yield Goal(f"{what}, p99 to p50", spread, 3, at_most=True, beyond=True)
+        errors = float(figures.errors) if figures else None
+        yield Goal(f"{what}, errors", errors, 0, at_most=True, unit="")
+
+
+def _faster(results: Results, what: str, one: Cell, other: Cell, bound: float) -> Goal:
+    """Return the goal that `one` answers at least `bound` times as many requests as `other`."""
+    cost = results.cost_ratio(one, other)
+    return Goal(
+        what,
+        results.rate_ratio(one, other),
+        bound,
+        # To be ahead is more than to be level.
+        beyond=bound == 1 and other.server == POCKETBASE.name,
+        by_cpu=1 / cost if cost else None,
+    )
+
+
+def _deep(results: Results) -> Iterator[Goal]:
+    after, first = (Cell(work, 1, OURS.name) for work in ("deep-after", "deep-first"))
+    what = "the page at row 1,000,000 by after, to the first"
+    yield Goal(f"{what}: CPU time", results.cost_ratio(after, first), 1.2, at_most=True)
+    yield Goal(f"{what}: p50", results.p50_ratio(after, first), 1.2, at_most=True)
+
+
+def _memory(results: Results) -> Goal:
+    peaks = [
+        run.memory
+        for cell, runs in results.runs.items()
+        if cell.server == OURS.name
+        for run in runs
+    ]
+    peak = max(peaks, default=None)
+    return Goal("peak memory of every run", peak, 120, at_most=True, beyond=True, unit=" MB")
