@@ -2,16 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
-
-from sqlalchemy import TextClause
-from sqlalchemy.ext.asyncio import AsyncSession
+from typing import NamedTuple
 
 from hero_api import sql
 from hero_api.coalescing import coalesce
-from hero_api.database import ReadOnlySession, ReadWriteSession
+from hero_api.database import ReadOnlySession, ReadWriteSession, fetch
 from hero_api.errors import (
     DamagedHeroError,
     HeroError,
@@ -48,7 +45,7 @@ class Patch(NamedTuple):
 
 async def get_heroes(session: ReadOnlySession, ids: Sequence[int]) -> Sequence[str | HeroError]:
     """Read heroes by id, each as a JSON object."""
-    rows = await _rows(session, sql.GET, {"ids": json.dumps(ids)})
+    rows = await fetch(session, sql.GET, {"ids": json.dumps(ids)})
     bodies: dict[int, str | None] = dict(rows)
     return [_body(bodies[hero_id]) if hero_id in bodies else HeroNotFoundError() for hero_id in ids]
 
@@ -66,7 +63,7 @@ async def list_heroes(
         if _shape(page) == sql.PLAIN:
             parameters[f"offset_{index}"] = page.offset - walked
             walked = page.offset
-    rows = await _rows(session, statement, parameters)
+    rows = await fetch(session, statement, parameters)
     listed = {distinct[index]: _listed(distinct[index], *row) for index, *row in rows}
     return [listed[page] for page in pages]
 
@@ -106,7 +103,7 @@ async def update_heroes(
         # A statement changes a hero once: the second patch to it goes into a second statement.
         turn = {patch.id: index for index, patch in reversed(pending.items())}
         rows = [_changes(patches[index]) for index in turn.values()]
-        updated = await _rows(session, sql.UPDATE, {"patches": json.dumps(rows)})
+        updated = await fetch(session, sql.UPDATE, {"patches": json.dumps(rows)})
         for hero_id, body in updated:
             results[turn[hero_id]] = _body(body)
         for index in turn.values():
@@ -118,7 +115,7 @@ async def delete_heroes(
     session: ReadWriteSession, ids: Sequence[int]
 ) -> Sequence[bool | HeroError]:
     """Delete heroes by id; of two deletes of one hero, one succeeds."""
-    rows = await _rows(session, sql.DELETE, {"ids": json.dumps(ids)})
+    rows = await fetch(session, sql.DELETE, {"ids": json.dumps(ids)})
     deleted = {hero_id for (hero_id,) in rows}
     results: list[bool | HeroError] = []
     for hero_id in ids:
@@ -127,19 +124,11 @@ async def delete_heroes(
     return results
 
 
-async def _rows(
-    session: AsyncSession, statement: TextClause, parameters: Mapping[str, object]
-) -> Sequence[Any]:
-    # On the session's connection, since SQLModel's own session deprecates execute().
-    connection = await session.connection()
-    return (await connection.execute(statement, parameters)).all()
-
-
 async def _insert(session: ReadWriteSession, heroes: Sequence[HeroCreate]) -> Sequence[HeroPublic]:
     if not heroes:
         return []
     rows = [(hero.id, hero.name, hero.age, hero.secret_name) for hero in heroes]
-    stored = await _rows(session, sql.CREATE, {"heroes": json.dumps(rows)})
+    stored = await fetch(session, sql.CREATE, {"heroes": json.dumps(rows)})
     return [
         HeroPublic(id=hero_id, name=name, age=age, secret_name=secret_name)
         for hero_id, name, age, secret_name in stored
