@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     routes.add_routes(app, settings)
     operations.add_routes(app)
     # A request is matched against the routes in order: what is asked most comes first.
-    app.routes[:] = [*(route for route in app.routes if route not in documentation), *documentation]
+    app.routes.sort(key=documentation.__contains__)
     return app
 
 
@@ -66,5 +66,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.
         app.state.lanes = lanes
         app.state.database = database
-        yield
-        await lanes.close()
+        try:
+            yield
+        finally:
+            await lanes.close()
