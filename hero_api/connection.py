@@ -72,6 +72,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
         self.inner.connection_lost(exc)
+        # It refers to this one too: let both go now, not when the collector finds them.
+        del self.inner
 
     def data_received(self, data: bytes) -> None:
         if not self._under_way and not self._head_ended:

@@ -6,10 +6,10 @@ import signal
 import socket
 from typing import Any, cast
 
+import typer
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from rich.console import Console
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hero_api.connection import ArrivalNotice, Connections
@@ -50,7 +50,7 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
         # What was imported lives for ever: the collector need not look at it again, nor often.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(20_000, 20, 50)
+        gc.set_threshold(2_000, 10, 5)
         sweep = asyncio.create_task(connections.sweep())
         await uvicorn.Server(config).serve(sockets=[listener])
         sweep.cancel()
@@ -74,7 +74,6 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
         if settings.synchronous == "FULL"
         else "answered writes survive a crash of the process; a power cut may take back the last"
     )
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"Listening on http://{host}:{port} (documentation at /docs)", markup=False)
-    console.print(f"Heroes in    {settings.path}", markup=False)
-    console.print(f"Durability   {settings.synchronous}: {durability}", markup=False)
+    typer.echo(f"Listening on http://{host}:{port} (documentation at /docs)")
+    typer.echo(f"Heroes in    {settings.path}")
+    typer.echo(f"Durability   {settings.synchronous}: {durability}")

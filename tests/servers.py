@@ -24,11 +24,6 @@ class Server:
     file: Path
     log: Path
 
-    @property
-    def address(self) -> str:
-        """The start of its URLs."""
-        return f"http://{self.host}:{self.port}"
-
     def kill(self) -> None:
         """End the process at once, as `kill -9` does."""
         self.process.kill()
@@ -50,17 +45,18 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, *, prefix: Sequence[str] = (), **settings: object) -> Iterator[Server]:
-    """Serve the heroes of `directory`; at the end the process is gone, whatever happened.
+def launching(
+    directory: Path, *, prefix: Sequence[str] = (), **settings: object
+) -> Iterator[subprocess.Popen[str]]:
+    """Launch a server on the heroes of `directory`; at the end it is gone, whatever happened.
 
     `settings` are named as the fields of `Settings`; `prefix` is a command that runs the server.
     """
-    file, log = directory / "heroes.db", directory / "stderr"
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     environment |= {PREFIX + name.upper(): str(value) for name, value in settings.items()}
-    environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{file}"
+    environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{directory}/heroes.db"
     with (
-        log.open("ab") as stderr,
+        (directory / "stderr").open("ab") as stderr,
         subprocess.Popen(
             [*prefix, sys.executable, "-m", "hero_api", "serve", "--port", "0"],
             cwd=ROOT,
@@ -72,9 +68,22 @@ def serving(directory: Path, *, prefix: Sequence[str] = (), **settings: object) 
         ) as process,
     ):
         try:
-            assert process.stdout is not None
-            listening = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline())
-            assert listening is not None, log.read_text(errors="replace")
-            yield Server(process, listening[1], int(listening[2]), file, log)
+            yield process
         finally:
             process.kill()
+
+
+def listening(process: subprocess.Popen[str], directory: Path) -> Server:
+    """Wait until a server that was launched on `directory` listens."""
+    log = directory / "stderr"
+    assert process.stdout is not None
+    address = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline())
+    assert address is not None, log.read_text(errors="replace")
+    return Server(process, address[1], int(address[2]), directory / "heroes.db", log)
+
+
+@contextmanager
+def serving(directory: Path, *, prefix: Sequence[str] = (), **settings: object) -> Iterator[Server]:
+    """Serve the heroes of `directory`, as `launching` does, and wait until the server listens."""
+    with launching(directory, prefix=prefix, **settings) as process:
+        yield listening(process, directory)
