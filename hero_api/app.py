@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Link", "Location", "X-Total-Count"],
+            expose_headers=["Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
         )
     add_error_handlers(app)
     documentation = app.routes[:]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hero_api.errors import StartError
 
-_WRONG_TYPES = """
-    SELECT id FROM hero WHERE typeof(name) <> 'text' OR typeof(secret_name) <> 'text'
-        OR typeof(age) NOT IN ('integer', 'null')
+_HEROES = """
+    SELECT id, typeof(name) = 'text' AND typeof(secret_name) = 'text'
+           AND typeof(age) IN ('integer', 'null'), name, secret_name FROM hero
 """
 
 
@@ -21,7 +21,9 @@ def find_damage(path: Path) -> Iterator[str]:
     """
     if not path.is_file():
         raise StartError(f"There is no database {path}")
-    uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro"
+    # SQLite would make its two files beside one that nobody uses, unless it is told so.
+    in_use = path.with_name(f"{path.name}-wal").exists()
+    uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable={int(not in_use)}"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
             yield from _find(connection)
@@ -33,13 +35,17 @@ def _find(connection: sqlite3.Connection) -> Iterator[str]:
     for (problem,) in connection.execute("PRAGMA integrity_check"):
         if problem != "ok":
             yield from str(problem).splitlines()
-    for (hero_id,) in connection.execute(_WRONG_TYPES):
-        yield f"hero {hero_id} holds values of the wrong type"
     connection.text_factory = bytes
-    for hero_id, name, secret_name in connection.execute("SELECT id, name, secret_name FROM hero"):
-        try:
-            name.decode(), secret_name.decode()
-        except UnicodeDecodeError:
+    for hero_id, is_typed, name, secret_name in connection.execute(_HEROES):
+        if not is_typed:
+            yield f"hero {hero_id} holds values of the wrong type"
+        elif not (_is_text(name) and _is_text(secret_name)):
             yield f"hero {hero_id} holds text that is not UTF-8"
-        except AttributeError:
-            continue  # of the wrong type, as said above
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -29,10 +29,10 @@ class DirectRoute(APIRoute):
         conditions = [cast("_Reader", depends.dependency) for depends in self.dependencies]
 
         async def direct(request: Request) -> Response:
-            if request.app.dependency_overrides:
-                return await general(request)
             for check in conditions:
                 await check(request)
+            if request.app.dependency_overrides:
+                return await general(request)
             try:
                 arguments = {name: await read(request) for name, read in readers}
             except (ValidationError, _NotOrdinaryError):

@@ -1,6 +1,7 @@
 """What stands around the application: the size of a body, and errors that nobody foresaw."""
 
 import logging
+import traceback
 import uuid
 
 from fastapi.responses import JSONResponse
@@ -34,16 +35,21 @@ class Guard:
                 await response(scope, receive, send)
                 return
             receive = self._counted(receive)
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, send_and_note)
         except ClientDisconnect:
             return  # nobody is left to answer
-        except Exception:
-            request_id = uuid.uuid4().hex
-            logger.exception("request %s: %s %r", request_id, scope["method"], scope["path"])
-            detail = f"Internal Server Error; the log has it as request {request_id}"
-            response = JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
-            await response(scope, receive, send)
+        except Exception as error:
+            if started:
+                raise  # so that the server closes the connection
+            await _fault(scope, error)(scope, receive, send)
 
     def _counted(self, receive: Receive) -> Receive:
         size = 0
@@ -60,6 +66,18 @@ class Guard:
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"The body is larger than {self.max_body_size} bytes")
+
+
+def _fault(scope: Scope, error: Exception) -> JSONResponse:
+    """Log an error that nobody foresaw, in one line, and return its answer."""
+    request_id = uuid.uuid4().hex
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
+    logger.error(
+        "request %s: %s %r: %r in %s", request_id, scope["method"], scope["path"], error, where
+    )
+    detail = f"Internal Server Error; the log has it as request {request_id}"
+    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
 
 
 def _declared_size(scope: Scope) -> int:

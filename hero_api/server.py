@@ -24,9 +24,6 @@ def serve(app: FastAPI, settings: Settings, host: str, port: int) -> None:
 
     Raises `StartError`, one line, when the address or the database cannot be used.
     """
-    # uvicorn raises the signal that ended it again, to end the process by it: a clean end is 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     with _listen(host, port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as run:
         run.run(_serve(app, settings, listener))
 
@@ -44,6 +41,15 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
         server_header=False,
         timeout_graceful_shutdown=_DRAIN,
     )
+    server = uvicorn.Server(config)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    # A signal ends the server before it runs too. uvicorn raises it again at the end, to end the
+    # process by it, but a clean end is status 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     # Not uvicorn's own lifespan: that prints a traceback when the start fails.
     async with app.router.lifespan_context(app):
         _announce(settings, listener)
@@ -52,7 +58,7 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
         gc.freeze()
         gc.set_threshold(2_000, 10, 5)
         sweep = asyncio.create_task(connections.sweep())
-        await uvicorn.Server(config).serve(sockets=[listener])
+        await server.serve(sockets=[listener])
         sweep.cancel()
 
 

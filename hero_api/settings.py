@@ -5,7 +5,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -114,6 +121,14 @@ class Settings(BaseSettings):
         default=[],
         description="JSON list of the origins whose pages may call the service from a browser",
     )
+
+    @field_validator("guard")
+    @classmethod
+    def _needs_a_token(cls, guard: str, info: ValidationInfo) -> str:
+        if guard == "all" and not info.data.get("token"):
+            message = "needs HERO_API_TOKEN to be set"
+            raise ValueError(message)
+        return guard
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - each is validated
         try:

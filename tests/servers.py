@@ -30,8 +30,12 @@ class Server:
         self.process.wait()
 
     def descriptors(self) -> int:
-        """Return how many files and connections it has open."""
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+        """Return how many files and connections it has open.
+
+        Without SQLite's temporary files, which are deleted while they are used.
+        """
+        links = Path(f"/proc/{self.process.pid}/fd").iterdir()
+        return sum(not _target(link).endswith("(deleted)") for link in links)
 
     def threads(self) -> int:
         """Return how many threads it has."""
@@ -87,3 +91,10 @@ def serving(directory: Path, *, prefix: Sequence[str] = (), **settings: object) 
     """Serve the heroes of `directory`, as `launching` does, and wait until the server listens."""
     with launching(directory, prefix=prefix, **settings) as process:
         yield listening(process, directory)
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except FileNotFoundError:  # it was closed meanwhile
+        return "(deleted)"

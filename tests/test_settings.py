@@ -23,7 +23,7 @@ GIVEN = [
     ("MAX_BODY_SIZE", "4096", 4096),
     ("CLIENT_TIMEOUT", "2.5", 2.5),
     ("TOKEN", "a token of the test", SecretStr("a token of the test")),
-    ("GUARD", "all", "all"),
+    ("GUARD", "writes", "writes"),
     ("CORS_ORIGINS", '["https://heroes.example"]', ["https://heroes.example"]),
 ]
 BAD = [

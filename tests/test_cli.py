@@ -1,0 +1,202 @@
+"""The command `hero-api`, but for `hero-api serve` when it serves."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from hero_api.checking import find_damage
+from hero_api.errors import StartError
+from hero_api.settings import PREFIX
+
+from .servers import ROOT, serving
+
+TABLE = (
+    "CREATE TABLE hero (id INTEGER PRIMARY KEY, name VARCHAR NOT NULL, age INTEGER, "
+    "secret_name VARCHAR NOT NULL)"
+)
+
+
+def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
+    if path is not None:
+        environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{path}"
+    return subprocess.run(
+        [sys.executable, "-m", "hero_api", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
+def make(path: Path, *statements: str) -> Path:
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in (TABLE, *statements):
+            connection.execute(statement)
+        connection.commit()
+    return path
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return make(
+        tmp_path / "heroes.db",
+        "CREATE INDEX names ON hero (name)",
+        "INSERT INTO hero VALUES (1, 'Deadpond', 30, 'Dive Wilson'), (2, 'Zoë', NULL, '🦸')",
+    )
+
+
+# Help
+
+
+def test_help_names_the_commands() -> None:
+    ended = run("--help")
+    assert ended.returncode == 0
+    assert {"serve", "check"} <= {*ended.stdout.split()}
+
+
+@pytest.mark.parametrize(("command", "word"), [("serve", "--port"), ("check", "damage")])
+def test_each_command_has_help(command: str, word: str) -> None:
+    ended = run(command, "--help")
+    assert ended.returncode == 0
+    assert word in ended.stdout
+
+
+def test_help_opens_no_database(tmp_path: Path) -> None:
+    run("serve", "--help", path=tmp_path / "heroes.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["serve", "--port", "70000"], ["serve", "--port", "x"]]
+)
+def test_what_is_no_command_ends_with_status_2_and_no_traceback(arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+
+
+# hero-api check
+
+
+def test_a_sound_file_is_said_to_be_sound(sound: Path) -> None:
+    ended = run("check", path=sound)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == f"{sound} is sound\n"
+
+
+def test_a_damaged_file_is_a_line_for_each_problem_and_status_1(sound: Path) -> None:
+    with closing(sqlite3.connect(sound)) as connection:
+        connection.execute("INSERT INTO hero VALUES (3, x'00', 1, 'a'), (4, 'b', 'old', 'b')")
+        connection.commit()
+    ended = run("check", path=sound)
+    assert ended.returncode == 1
+    assert len(ended.stdout.splitlines()) == 2
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("hero-api: ")
+    assert "2 problems" in line
+
+
+def test_a_file_that_is_not_there_is_one_line_and_is_not_made(tmp_path: Path) -> None:
+    ended = run("check", path=tmp_path / "heroes.db")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_leaves_the_file_and_its_directory_as_they_are(tmp_path: Path) -> None:
+    path = make(tmp_path / "heroes.db", "PRAGMA journal_mode=WAL")
+    before = path.read_bytes()
+    assert list(find_damage(path)) == []
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["heroes.db"]
+
+
+def test_a_file_is_checked_while_it_is_served(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        assert run("check", path=server.file).returncode == 0
+
+
+WRONG_ROWS = {
+    "a BLOB for a name": "(3, x'ff', 1, 'a')",
+    "a BLOB for a secret": "(3, 'a', 1, x'ff')",
+    "text for an age": "(3, 'a', 'old', 'a')",
+    "a fraction for an age": "(3, 'a', 1.5, 'a')",
+    "an infinity for an age": "(3, 'a', 9e999, 'a')",
+    "a name that is not UTF-8": "(3, CAST(x'ff' AS TEXT), 1, 'a')",
+    "a secret that is not UTF-8": "(3, 'a', 1, CAST(x'c328' AS TEXT))",
+    "an encoded surrogate": "(3, CAST(x'eda080' AS TEXT), 1, 'a')",
+}
+
+
+@pytest.mark.parametrize("row", WRONG_ROWS.values(), ids=WRONG_ROWS.keys())
+def test_a_row_that_cannot_be_served_is_found_by_its_id(sound: Path, row: str) -> None:
+    with closing(sqlite3.connect(sound)) as connection:
+        connection.execute(f"INSERT INTO hero VALUES {row}")
+        connection.commit()
+    [problem] = find_damage(sound)
+    assert "hero 3 " in problem
+
+
+OUTSIDE_THE_RULES = {
+    "an id of zero": "(0, 'a', 1, 'a')",
+    "an id below zero": "(-3, 'a', 1, 'a')",
+    "an age below zero": "(3, 'a', -1, 'a')",
+    "an empty name": "(3, '', 1, 'a')",
+    "a long name": "(3, printf('%.10000c', 'a'), 1, 'a')",
+    "a NUL in a name": "(3, CAST(x'610062' AS TEXT), 1, 'a')",
+}
+
+
+@pytest.mark.parametrize("row", OUTSIDE_THE_RULES.values(), ids=OUTSIDE_THE_RULES.keys())
+def test_a_row_that_is_served_is_no_damage(sound: Path, row: str) -> None:
+    with closing(sqlite3.connect(sound)) as connection:
+        connection.execute(f"INSERT INTO hero VALUES {row}")
+        connection.commit()
+    assert list(find_damage(sound)) == []
+
+
+def test_an_index_that_does_not_fit_its_table_is_found(sound: Path) -> None:
+    with closing(sqlite3.connect(sound)) as connection:
+        [(root,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'names'")
+    content = bytearray(sound.read_bytes())
+    page = slice(4_096 * (root - 1), 4_096 * root)
+    content[page] = content[page].replace(b"Deadpond", b"Deadpool")
+    sound.write_bytes(content)
+    assert any("names" in problem for problem in find_damage(sound))
+
+
+@pytest.mark.parametrize("content", [b"Dear diary", b"SQLite format 3\0" + b"?" * 5_000])
+def test_what_is_no_database_is_damage_in_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "heroes.db"
+    path.write_bytes(content)
+    [problem] = find_damage(path)
+    assert "not a database" in problem
+
+
+def test_a_truncated_file_is_damage(sound: Path) -> None:
+    sound.write_bytes(sound.read_bytes()[:-4_096])
+    assert len(list(find_damage(sound))) >= 1
+
+
+def test_each_problem_is_one_line_that_says_something(sound: Path) -> None:
+    content = bytearray(sound.read_bytes())
+    content[-4_096:] = b"\xff" * 4_096
+    sound.write_bytes(content)
+    problems = list(find_damage(sound))
+    assert problems
+    for problem in problems:
+        assert len(problem.splitlines()) == 1
+        assert not problem.startswith("***")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="no database"):
+        list(find_damage(tmp_path))

@@ -1,0 +1,460 @@
+"""What a client's connection may do: how long it may take, and how much it may send."""
+
+import asyncio
+import json
+import re
+import select
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
+from http.client import HTTPResponse
+
+import pytest
+
+from .servers import Server, serving
+
+TIMEOUT = 0.5  # seconds, the setting
+PATIENCE = 6 * TIMEOUT
+UNTOUCHED = 30.0  # seconds: what has no promised deadline must still end
+
+JSON = "Content-Type: application/json"
+HERO = json.dumps({"name": "Deadpond", "secret_name": "Dive Wilson"}).encode()
+LARGE = {"name": "Deadpond", "secret_name": "?" * 10_000}
+PAGE = 1_000_000  # bytes of a page of a hundred such heroes, at the least
+MEGABYTE = 1_000_000
+
+
+def head(line: str, *fields: str) -> bytes:
+    """Return the head of a request."""
+    return "\r\n".join([f"{line} HTTP/1.1", "Host: hero-api", *fields, "", ""]).encode()
+
+
+GET = head("GET /livez")
+GET_PAGE = head("GET /heroes/")
+POST = head("POST /heroes/", JSON, f"Content-Length: {len(HERO)}")
+POST_CHUNKED = head("POST /heroes/", JSON, "Transfer-Encoding: chunked")
+PUT = head("PUT /heroes/", JSON, f"Content-Length: {len(HERO)}")
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that waits for its clients no longer than `TIMEOUT`."""
+    with serving(tmp_path_factory.mktemp("impatient"), client_timeout=TIMEOUT) as server:
+        for _ in range(100):
+            assert status_of(server, [post(LARGE)]) == 200
+        yield server
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that has served some of everything already."""
+    with serving(tmp_path_factory.mktemp("patient"), client_timeout=5) as server:
+        for request in (GET, GET_PAGE, post(LARGE), POST + HERO, head("GET /heroes/x")):
+            status_of(server, [request])
+        yield server
+
+
+def post(hero: object) -> bytes:
+    body = json.dumps(hero).encode()
+    return head("POST /heroes/", JSON, f"Content-Length: {len(body)}") + body
+
+
+def connect(server: Server, *, receives: int | None = None) -> socket.socket:
+    """Connect; `receives` bounds the bytes that the client's side takes unread."""
+    wire = socket.socket()
+    if receives is not None:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+    wire.settimeout(UNTOUCHED)
+    wire.connect((server.host, server.port))
+    return wire
+
+
+def status_of(server: Server, pieces: Iterable[bytes]) -> int:
+    """Send a request in pieces; return the status of the first answer."""
+    with closing(connect(server)) as wire:
+        with suppress(ConnectionError):  # it was answered before all of it was sent
+            for piece in pieces:
+                wire.sendall(piece)
+        with wire.makefile("rb") as answer:
+            return int(answer.readline().split()[1])
+
+
+def serves(server: Server) -> bool:
+    return status_of(server, [GET]) == 200
+
+
+def read_to_the_end(wire: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    content = b""
+    with suppress(ConnectionResetError):
+        while piece := wire.recv(65_536):
+            content += piece
+    return content
+
+
+def until(condition: Callable[[], bool], *, within: float) -> bool:
+    """Whether the condition comes true in so many seconds: what /proc shows sends no event."""
+    end = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def is_reset(wire: socket.socket) -> bool:
+    try:
+        wire.sendall(b"\r\n")
+    except ConnectionError:
+        return True
+    return False
+
+
+def log_size(server: Server) -> int:
+    return server.log.stat().st_size
+
+
+# Slow senders
+
+SLOW = {
+    "nothing": b"",
+    "an empty line": b"\r\n",
+    "half a line": b"GET /her",
+    "half a head": GET[:-2],
+    "a head without its body": POST,
+    "half a body": POST + HERO[:10],
+    "half a chunk": POST_CHUNKED + b"20\r\n{",
+    "half of a body that was refused": head("POST /heroes/", "Content-Length: 1000000") + b"{",
+}
+SLOW_SECOND = {
+    "half a head": GET[:-2],
+    "a head without its body": POST,
+    "half a body": POST + HERO[:10],
+    "half a chunk": POST_CHUNKED + b"20\r\n{",
+}
+
+
+@pytest.mark.parametrize("sent", SLOW.values(), ids=SLOW.keys())
+def test_a_client_that_sends_no_more_is_closed_at_the_deadline(
+    impatient: Server, sent: bytes
+) -> None:
+    with closing(connect(impatient)) as wire:
+        wire.settimeout(PATIENCE)
+        wire.sendall(sent)
+        read_to_the_end(wire)
+
+
+@pytest.mark.parametrize("sent", SLOW_SECOND.values(), ids=SLOW_SECOND.keys())
+def test_a_client_that_is_slow_with_its_second_request_is_closed_at_the_deadline(
+    impatient: Server, sent: bytes
+) -> None:
+    with closing(connect(impatient)) as wire:
+        wire.settimeout(PATIENCE)
+        wire.sendall(GET)
+        wire.recv(65_536)
+        wire.sendall(sent)
+        read_to_the_end(wire)
+
+
+@pytest.mark.parametrize(
+    "sent", [POST, POST + HERO[:10], POST_CHUNKED + b"20\r\n{"], ids=["head", "body", "chunk"]
+)
+def test_a_client_that_sends_half_a_body_behind_another_request_is_closed_at_the_deadline(
+    impatient: Server, sent: bytes
+) -> None:
+    with closing(connect(impatient)) as wire:
+        wire.settimeout(PATIENCE)
+        wire.sendall(GET + sent)
+        assert b"200 OK" in read_to_the_end(wire)
+
+
+async def test_connections_that_are_not_used_after_an_answer_are_closed(impatient: Server) -> None:
+    async def wait(sent: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(impatient.host, impatient.port)
+        writer.write(sent)
+        with closing(writer):
+            return await reader.read()
+
+    async with asyncio.timeout(UNTOUCHED):
+        answers = await asyncio.gather(
+            wait(GET), wait(GET + GET[:-2]), wait(PUT + HERO), wait(PUT + HERO[:10])
+        )
+    assert [answer.split()[1] for answer in answers] == [b"200", b"200", b"405", b"405"]
+
+
+@pytest.mark.parametrize(
+    "request_", [GET[:-2] + b"X: " + b"x" * 999, POST_CHUNKED + b"3E7\r\n" + b" " * 999]
+)
+def test_a_client_that_drips_is_closed_at_the_deadline(impatient: Server, request_: bytes) -> None:
+    with closing(connect(impatient)) as wire:
+        began = time.monotonic()
+        for byte in request_:
+            closed, _, _ = select.select([wire], [], [], 0.02)
+            if closed:
+                break
+            wire.sendall(bytes([byte]))
+        assert time.monotonic() - began < PATIENCE
+
+
+def test_a_client_that_is_in_time_is_served_after_many_slow_ones_were_closed(
+    impatient: Server,
+) -> None:
+    with ExitStack() as stack:
+        wires = [stack.enter_context(closing(connect(impatient))) for _ in range(100)]
+        for number, wire in enumerate(wires):
+            wire.sendall([*SLOW.values()][number % len(SLOW)])
+        for wire in wires:
+            wire.settimeout(PATIENCE)
+            read_to_the_end(wire)
+    assert serves(impatient)
+
+
+def test_slow_clients_do_not_delay_others(impatient: Server) -> None:
+    with ExitStack() as stack:
+        for number in range(100):
+            wire = stack.enter_context(closing(connect(impatient)))
+            wire.sendall([*SLOW.values()][number % len(SLOW)])
+        began = time.monotonic()
+        assert all(serves(impatient) for _ in range(20))
+        assert time.monotonic() - began < PATIENCE
+
+
+def test_a_client_that_uses_its_connection_keeps_it_beyond_the_deadline(impatient: Server) -> None:
+    end = time.monotonic() + 2 * TIMEOUT
+    with closing(connect(impatient)) as wire:
+        while time.monotonic() < end:
+            wire.sendall(POST[:20])
+            wire.sendall(POST[20:] + HERO)
+            response = HTTPResponse(wire, method="POST")
+            response.begin()
+            assert json.loads(response.read())["name"] == "Deadpond"
+
+
+def test_nothing_is_logged_of_slow_clients(impatient: Server) -> None:
+    before = log_size(impatient)
+    with closing(connect(impatient)) as wire:
+        wire.sendall(POST + HERO[:10])
+        read_to_the_end(wire)
+    assert log_size(impatient) == before
+
+
+# Slow readers
+
+
+@pytest.fixture
+def slow_readers(impatient: Server) -> Iterator[list[socket.socket]]:
+    """Twenty clients that ask for pages of a megabyte, fifty times, and read nothing."""
+    with ExitStack() as stack:
+        wires = [
+            stack.enter_context(closing(connect(impatient, receives=4_096))) for _ in range(20)
+        ]
+        for wire in wires:
+            wire.sendall(GET_PAGE * 50)
+        yield wires
+
+
+def test_a_client_that_does_not_read_is_closed_at_the_deadline(impatient: Server) -> None:
+    with closing(connect(impatient, receives=4_096)) as wire:
+        wire.sendall(GET_PAGE * 50)
+        # What is sent to a connection that was closed is answered by a reset.
+        assert until(lambda: is_reset(wire), within=PATIENCE)
+        assert len(read_to_the_end(wire)) < 50 * PAGE
+
+
+def test_clients_that_do_not_read_do_not_delay_others(
+    impatient: Server, slow_readers: list[socket.socket]
+) -> None:
+    assert slow_readers
+    began = time.monotonic()
+    assert all(serves(impatient) for _ in range(20))
+    assert time.monotonic() - began < PATIENCE
+
+
+def test_memory_is_bounded_while_clients_do_not_read(impatient: Server) -> None:
+    before = impatient.memory()
+    largest = before
+    with ExitStack() as stack:
+        for _ in range(20):
+            wire = stack.enter_context(closing(connect(impatient, receives=4_096)))
+            wire.sendall(GET_PAGE * 50)
+        end = time.monotonic() + 2 * TIMEOUT
+        while time.monotonic() < end:
+            serves(impatient)
+            largest = max(largest, impatient.memory())
+    # Each may have a page that it does not read, and one that waits behind it.
+    assert largest - before < 20 * 3
+
+
+def test_a_client_that_reads_slowly_but_in_time_gets_the_whole_page(impatient: Server) -> None:
+    with closing(connect(impatient, receives=4_096)) as wire:
+        wire.sendall(head("GET /heroes/", "Connection: close"))
+        content = read_to_the_end(wire)
+    answer_head, _, body = content.partition(b"\r\n\r\n")
+    assert b" 200 " in answer_head
+    assert len(json.loads(body)) == 100
+
+
+# What is too large
+
+
+def megabytes(count: int) -> Iterator[bytes]:
+    for _ in range(count):
+        yield b" " * MEGABYTE
+
+
+def declared(line: str) -> Iterator[bytes]:
+    yield head(line, JSON, f"Content-Length: {50 * MEGABYTE}")
+    yield from megabytes(50)
+
+
+def chunked(line: str) -> Iterator[bytes]:
+    yield head(line, JSON, "Transfer-Encoding: chunked")
+    for megabyte in megabytes(50):
+        yield b"%x\r\n%s\r\n" % (len(megabyte), megabyte)
+    yield b"0\r\n\r\n"
+
+
+def fields(count: int) -> bytes:
+    return head("GET /livez", *(f"X-{number}: {number}" for number in range(count)))
+
+
+LONG_HEAD = head("GET /livez", "X: " + "x" * MEGABYTE)
+HUGE: dict[str, Callable[[], Iterable[bytes]]] = {
+    "a create of 50 MB": lambda: declared("POST /heroes/"),
+    "a create of 50 MB in chunks": lambda: chunked("POST /heroes/"),
+    "a change of 50 MB": lambda: declared("PATCH /heroes/1"),
+    "a change of 50 MB in chunks": lambda: chunked("PATCH /heroes/1"),
+    "a get with a body of 50 MB": lambda: declared("GET /heroes/1"),
+    "a delete with a body of 50 MB in chunks": lambda: chunked("DELETE /heroes/0"),
+    "a method that is not allowed, with 50 MB": lambda: declared("PUT /heroes/"),
+    "a path that does not exist, with 50 MB": lambda: declared("POST /villains/"),
+    "a header of 1 MB": lambda: [LONG_HEAD],
+    "a header's name of 1 MB": lambda: [head("GET /livez", "x" * MEGABYTE + ": x")],
+    "a header of 1 MB in pieces": lambda: re.findall(rb"(?s).{1,1000}", LONG_HEAD),
+    "20,000 headers": lambda: [fields(20_000)],
+    "20,000 headers in pieces": lambda: re.findall(rb"(?s).{1,1000}", fields(20_000)),
+    "a path of 200 kB": lambda: [head("GET /heroes/" + "1" * 200_000)],
+    "a query of 200 kB": lambda: [head("GET /heroes/?name=" + "x" * 200_000)],
+    "an id that is longer by as much as 16 bits can count": lambda: [
+        head("DELETE /heroes/1" + "1" * 65_536)
+    ],
+    "a method of 1 MB": lambda: [b"G" * MEGABYTE],
+    "1 MB of empty lines": lambda: [b"\r\n" * (MEGABYTE // 2), GET],
+    "a chunk's extension of 1 MB": lambda: [
+        POST_CHUNKED,
+        b"%x;%s\r\n%s\r\n0\r\n\r\n" % (len(HERO), b"x" * MEGABYTE, HERO),
+    ],
+    "a trailer of 1 MB": lambda: [POST_CHUNKED, b"0\r\nX: " + b"x" * MEGABYTE + b"\r\n\r\n"],
+}
+
+
+@pytest.mark.parametrize("pieces", HUGE.values(), ids=HUGE.keys())
+def test_what_is_huge_is_refused_or_served_and_leaves_no_memory_taken(
+    patient: Server, pieces: Callable[[], Iterable[bytes]]
+) -> None:
+    before = patient.memory()
+    status = status_of(patient, pieces())
+    assert status == 200 or 400 <= status < 500
+    assert serves(patient)
+    assert patient.memory() - before < 10
+
+
+REFUSED_BODY = head("POST /heroes/", "Content-Length: 300000")
+BEFORE = {
+    "nothing": [b""],
+    "empty lines": [b"\r\n\r\n"],
+    "a request": [GET],
+    "a body that was refused": [REFUSED_BODY, b" " * 300_000],
+    "a body that nobody reads": [PUT + HERO],
+}
+
+
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE.keys())
+def test_a_head_without_end_is_refused_whatever_came_before_it(
+    patient: Server, before: list[bytes]
+) -> None:
+    memory = patient.memory()
+    with closing(connect(patient)) as wire:
+        for piece in before:
+            wire.sendall(piece)
+            # Its answer, if it has one; if not, a moment for the server to take it by itself.
+            if select.select([wire], [], [], 0.1)[0]:
+                response = HTTPResponse(wire)
+                response.begin()
+                response.read()
+        wire.sendall(GET[:-2] + b"X: ")
+        with suppress(ConnectionError):
+            for _ in range(50):
+                wire.sendall(b"x" * MEGABYTE)
+        with wire.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"431"
+        assert patient.memory() - memory < 10
+
+
+def test_a_head_without_end_takes_no_memory_behind_a_request_under_way(patient: Server) -> None:
+    before = patient.memory()
+    with (
+        closing(sqlite3.connect(patient.file, isolation_level=None)) as other,
+        closing(connect(patient)) as wire,
+    ):
+        other.execute("BEGIN IMMEDIATE")  # so that the create has to wait
+        wire.sendall(POST + HERO)
+        wire.settimeout(TIMEOUT)
+        # Either no more is taken from this client, or it is closed.
+        with suppress(ConnectionError, TimeoutError):
+            wire.sendall(GET[:-2] + b"X: ")
+            for _ in range(50):
+                wire.sendall(b"x" * MEGABYTE)
+        assert patient.memory() - before < 10
+        other.execute("ROLLBACK")
+
+
+def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
+    with closing(connect(patient)) as wire:
+        with suppress(ConnectionError):
+            wire.sendall(LONG_HEAD)
+        answer_head, _, body = read_to_the_end(wire).partition(b"\r\n\r\n")
+    assert answer_head.startswith(b"HTTP/1.1 431 ")
+    assert b"content-type: application/json" in answer_head.lower()
+    assert json.loads(body)["detail"]
+
+
+def test_a_head_of_60_kb_is_taken(patient: Server) -> None:
+    request = head("GET /livez", "X: " + "x" * 60_000)
+    assert status_of(patient, re.findall(rb"(?s).{1,1000}", request)) == 200
+
+
+async def test_10000_pipelined_requests_are_all_answered_in_order(patient: Server) -> None:
+    before = patient.memory()
+    reader, writer = await asyncio.open_connection(patient.host, patient.port)
+    writer.write(b"".join(head(f"GET /heroes/x{number}") for number in range(9_999)))
+    writer.write(head("GET /livez", "Connection: close"))
+    async with asyncio.timeout(UNTOUCHED):
+        answers = await reader.read()
+    writer.close()
+    numbers = [int(number) for number in re.findall(rb'"input":"x(\d+)"', answers)]
+    assert numbers == [*range(9_999)]
+    assert answers.endswith(b'{"status":"ok"}')
+    assert patient.memory() - before < 10
+
+
+def test_pipelined_requests_of_clients_that_leave_are_forgotten(patient: Server) -> None:
+    before, connected = patient.memory(), patient.descriptors()
+    for _ in range(20):
+        with closing(connect(patient)) as wire:
+            wire.sendall(GET * 2_000)
+    assert serves(patient)
+    assert until(lambda: patient.descriptors() <= connected, within=PATIENCE)
+    assert patient.memory() - before < 10
+
+
+def test_the_log_stays_short_whatever_clients_send(patient: Server) -> None:
+    before = log_size(patient)
+    for _ in range(100):
+        status_of(patient, [head("GET /livez", "Connection: upgrade", "Upgrade: websocket")])
+        status_of(patient, [b"nonsense\r\n\r\n"])
+    with patient.log.open(encoding="utf-8") as log:
+        log.seek(before)
+        assert len(log.readlines()) <= 200  # a line an event

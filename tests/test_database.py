@@ -1,0 +1,855 @@
+"""The file under the service: how it is opened, and what is done when it is not what it was."""
+
+import asyncio
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hero_api.app import create_app
+from hero_api.database import Database, open_database
+from hero_api.errors import StartError
+from hero_api.settings import PREFIX, Settings
+from hero_api.testing import running
+
+from .servers import ROOT
+
+HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+HEROES = 1_000
+PAGE = 4_096  # bytes
+PATIENCE = 10.0  # seconds: several times what is promised
+
+UNPRIVILEGED = """
+import os, sys
+import hero_api.app, hero_api.checking, hero_api.cli, hero_api.server
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+hero_api.cli.main()
+"""
+
+
+def settings_for(path: Path, **values: object) -> Settings:
+    return Settings.model_validate({"database_url": f"sqlite:///{path}"} | values)
+
+
+@pytest.fixture
+def seed() -> int:
+    """Return a number that random choices start from; pytest shows it when the test fails."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    return seed
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "heroes.db"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Return a database file of a thousand heroes, as the service leaves it behind."""
+    path = tmp_path_factory.mktemp("sound") / "heroes.db"
+    asyncio.run(_make(path))
+    content = path.read_bytes()
+    assert len(content) > 40 * PAGE
+    return content
+
+
+async def _make(path: Path) -> None:
+    async with running(create_app(settings_for(path))) as client:
+        await asyncio.gather(
+            *(
+                client.post("/heroes/", json={"name": f"Hero {number}", "secret_name": "?" * 100})
+                for number in range(HEROES)
+            )
+        )
+
+
+def state(directory: Path) -> dict[str, bytes]:
+    """Return every file of a directory and what it holds."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
+
+
+async def refusal(path: Path, **values: object) -> str:
+    """Return what is said when the database is refused; it must be one line, and touch nothing."""
+    before = state(path.parent)
+    with pytest.raises(StartError) as caught:
+        async with open_database(settings_for(path, **values), {}):
+            pytest.fail("it was opened")
+    assert state(path.parent) == before
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert str(path) in message
+    return message
+
+
+# What the service opens, and how
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    async with open_database(settings, {}) as database:
+        yield database
+
+
+async def pragma(session: AsyncSession, name: str) -> object:
+    return (await (await session.connection()).execute(text(f"PRAGMA {name}"))).scalar()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("journal_mode", "wal"),
+        ("synchronous", 2),
+        ("foreign_keys", 1),
+        ("busy_timeout", 5_000),
+        ("journal_size_limit", 67_108_864),
+        ("query_only", 0),
+    ],
+)
+async def test_the_writing_connection_is_set_up(
+    database: Database, name: str, value: object
+) -> None:
+    async with database.write_session() as session:
+        assert await pragma(session, name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("foreign_keys", 1), ("busy_timeout", 5_000), ("query_only", 1)],
+)
+async def test_a_reading_connection_is_set_up(database: Database, name: str, value: object) -> None:
+    async with database.read_session() as session:
+        assert await pragma(session, name) == value
+
+
+async def test_normal_is_what_the_writing_connection_gets_when_it_is_set(path: Path) -> None:
+    async with (
+        open_database(settings_for(path, synchronous="NORMAL"), {}) as database,
+        database.write_session() as session,
+    ):
+        assert await pragma(session, "synchronous") == 1
+
+
+async def test_a_write_through_a_read_session_fails(database: Database) -> None:
+    async with database.read_session() as session:
+        connection = await session.connection()
+        with pytest.raises(OperationalError, match="readonly"):
+            await connection.execute(text("INSERT INTO hero (name, secret_name) VALUES ('a', 'b')"))
+
+
+async def test_a_read_session_leaves_no_transaction_open(
+    database: Database, settings: Settings
+) -> None:
+    async with database.read_session() as session:
+        await (await session.connection()).execute(text("SELECT * FROM hero"))
+        with closing(sqlite3.connect(settings.path)) as other:
+            busy, _, _ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            assert not busy
+
+
+async def test_a_clean_close_leaves_one_file(settings: Settings, tmp_path: Path) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+        await asyncio.gather(*(client.get("/heroes/1") for _ in range(10)))
+    assert [*state(tmp_path)] == ["heroes.db"]
+
+
+async def test_a_clean_close_leaves_no_thread(settings: Settings) -> None:
+    before = {*threading.enumerate()}
+    async with running(create_app(settings)) as client:
+        await asyncio.gather(client.post("/heroes/", json=HERO), client.get("/heroes/"))
+    assert left_of(before) == set()
+
+
+def left_of(before: set[threading.Thread]) -> set[threading.Thread]:
+    """Return the threads that are new and do not end."""
+    for thread in {*threading.enumerate()} - before:
+        thread.join(PATIENCE)
+    return {*threading.enumerate()} - before
+
+
+async def test_a_refusal_leaves_no_thread(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE hero (cape TEXT)")
+    before = {*threading.enumerate()}
+    await refusal(path)
+    assert left_of(before) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["heroes 1.db", "100%.db", "100%zz.db", "a#b.db", "Zoë.db", "heroes", "a'b&c;d.db"]
+)
+async def test_the_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    async with running(create_app(settings_for(tmp_path / name))) as client:
+        await client.post("/heroes/", json=HERO)
+    assert [*state(tmp_path)] == [name]
+
+
+async def test_an_empty_file_is_an_empty_database(path: Path) -> None:
+    write(path, b"")
+    async with running(create_app(settings_for(path))) as client:
+        assert (await client.get("/heroes/")).json() == []
+
+
+async def test_two_applications_open_one_file_at_once_and_see_each_others_heroes(
+    settings: Settings,
+) -> None:
+    first, second = create_app(settings), create_app(settings)
+    async with running(first) as one, running(second) as other:
+        answers = await asyncio.gather(
+            *(client.post("/heroes/", json=HERO) for client in [one, other] * 20)
+        )
+        assert [answer.status_code for answer in answers] == [200] * 40
+        heroes = (await one.get("/heroes/")).json()
+        assert (await other.get("/heroes/")).json() == heroes
+        assert sorted(answer.json()["id"] for answer in answers) == [hero["id"] for hero in heroes]
+
+
+async def test_one_application_goes_on_when_another_on_its_file_has_ended(
+    settings: Settings,
+) -> None:
+    async with running(create_app(settings)) as client:
+        async with running(create_app(settings)) as other:
+            await other.post("/heroes/", json=HERO)
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+        assert len((await client.get("/heroes/")).json()) == 2
+
+
+async def test_several_open_a_file_that_is_not_there_at_once(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(
+            *(stack.enter_async_context(open_database(settings, {})) for _ in range(4))
+        )
+
+
+# A file that is deleted or replaced while the service runs
+
+
+async def assert_writes_are_refused(client: httpx.AsyncClient) -> None:
+    """Each write and /readyz are answered 503 within a second, and say why."""
+    async with asyncio.timeout(1):
+        answers = [
+            await client.post("/heroes/", json=HERO),
+            await client.patch("/heroes/1", json={"age": 1}),
+            await client.delete("/heroes/1"),
+            await client.get("/readyz"),
+        ]
+    assert [answer.status_code for answer in answers] == [503] * 4
+    for answer in answers:
+        assert "deleted or replaced" in answer.json()["detail"]
+
+
+@pytest.fixture
+async def one_hero(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """Return a client of a service with one hero."""
+    await client.post("/heroes/", json=HERO)
+    return client
+
+
+async def test_writes_are_refused_when_the_file_was_deleted(
+    one_hero: httpx.AsyncClient, path: Path
+) -> None:
+    delete(path)
+    await assert_writes_are_refused(one_hero)
+
+
+async def test_no_new_file_appears_in_the_place_of_one_that_was_deleted(
+    settings: Settings, path: Path
+) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+        delete(path)
+        await asyncio.gather(
+            *(client.get(f"/heroes/?limit={limit}") for limit in range(10)),
+            *(client.get("/heroes/1") for _ in range(10)),
+            client.get("/heroes/?count=true"),
+            client.post("/heroes/", json=HERO),
+        )
+        assert path.name not in state(path.parent)
+    assert path.name not in state(path.parent)
+
+
+async def test_the_process_lives_when_the_file_was_deleted(
+    one_hero: httpx.AsyncClient, path: Path
+) -> None:
+    delete(path)
+    assert (await one_hero.get("/livez")).status_code == 200
+
+
+async def test_reads_of_a_file_that_was_deleted_are_what_it_held_or_503(
+    one_hero: httpx.AsyncClient, path: Path
+) -> None:
+    delete(path)
+    answers = await asyncio.gather(*(one_hero.get("/heroes/1") for _ in range(20)))
+    for answer in answers:
+        assert answer.status_code == 503 or answer.json()["name"] == "Deadpond"
+
+
+async def test_a_file_that_is_moved_away_and_put_back_is_written_again(
+    one_hero: httpx.AsyncClient, path: Path
+) -> None:
+    move(path, "away")
+    await assert_writes_are_refused(one_hero)
+    move(path.with_name("away"), path.name)
+    assert (await one_hero.post("/heroes/", json=HERO)).status_code == 200
+    assert (await one_hero.get("/readyz")).status_code == 200
+
+
+@pytest.fixture
+def replacement(tmp_path: Path) -> Iterator[dict[str, bytes]]:
+    """Another database of heroes and its write-ahead log, as they are while it is in use."""
+    directory = tmp_path / "other"
+    directory.mkdir()
+    with closing(sqlite3.connect(directory / "heroes.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(
+            "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, secret_name TEXT)"
+        )
+        connection.execute("INSERT INTO hero VALUES (1, 'Replacement', 1, '?')")
+        connection.commit()
+        content = state(directory)
+        yield {name: content[name] for name in ("heroes.db", "heroes.db-wal")}
+
+
+def put(path: Path, files: dict[str, bytes]) -> None:
+    """Put files in place of others of their names, as a restore or a deployment does."""
+    for name, content in files.items():
+        new = path.with_name("new")
+        new.write_bytes(content)
+        new.rename(path.with_name(name))
+
+
+async def test_writes_are_refused_when_the_file_was_replaced(
+    one_hero: httpx.AsyncClient, path: Path, sound: bytes
+) -> None:
+    put(path, {path.name: sound})
+    await assert_writes_are_refused(one_hero)
+
+
+async def test_reads_do_not_mix_a_file_with_the_one_that_replaced_it(
+    one_hero: httpx.AsyncClient, path: Path, replacement: dict[str, bytes]
+) -> None:
+    put(path, replacement)
+    answers = await read_at_once(one_hero)
+    assert [answer.text for answer in answers if "Replacement" in answer.text] == []
+
+
+async def read_at_once(client: httpx.AsyncClient) -> list[httpx.Response]:
+    """Read through several lanes at once, and so through several connections."""
+    paths = ["/heroes/1", "/heroes/?limit=5", "/heroes/?count=true", "/readyz"]
+    return await asyncio.gather(*(client.get(path) for path in paths))
+
+
+async def test_a_replacement_stays_as_it_is_while_the_service_runs_and_when_it_ends(
+    settings: Settings, path: Path, sound: bytes
+) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+        put(path, {path.name: sound})
+        await read_at_once(client)
+        await client.post("/heroes/", json=HERO)
+    assert state(path.parent) == {path.name: sound}
+
+
+async def test_the_write_ahead_log_of_a_replacement_is_not_deleted_at_the_end(
+    settings: Settings, path: Path, replacement: dict[str, bytes]
+) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+        put(path, replacement)
+        await read_at_once(client)
+        await client.post("/heroes/", json=HERO)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM hero").fetchall() == [("Replacement",)]
+
+
+async def test_a_service_that_starts_anew_serves_the_replacement(
+    settings: Settings, path: Path, sound: bytes
+) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+        put(path, {path.name: sound})
+        await client.post("/heroes/", json=HERO)
+    async with running(create_app(settings)) as client:
+        answer = await client.get("/heroes/?count=true")
+    assert answer.headers["X-Total-Count"] == str(HEROES)
+
+
+# A file that cannot be used
+
+
+@pytest.mark.parametrize("unit", [1, PAGE], ids=["anywhere", "between pages"])
+async def test_a_file_that_was_truncated_is_refused_before_anything_is_written(
+    path: Path, sound: bytes, seed: int, unit: int
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(100):
+        size = unit * chance.randrange(1, len(sound) // unit)
+        write(path, sound[:size])
+        await refusal(path)
+
+
+async def test_a_file_that_was_truncated_by_its_last_byte_is_refused(
+    path: Path, sound: bytes
+) -> None:
+    write(path, sound[:-1])
+    assert "end" in await refusal(path)
+
+
+async def test_a_truncated_file_whose_header_does_not_give_its_size_is_refused(
+    path: Path, sound: bytes, seed: int
+) -> None:
+    chance = random.Random(seed)
+    # As versions of SQLite before 3.7 leave it: the size is valid for no counter of changes.
+    unsized = sound[:92] + bytes(4) + sound[96:]
+    for _ in range(50):
+        write(path, unsized[: PAGE * chance.randrange(1, len(sound) // PAGE)])
+        await refusal(path)
+
+
+def patched(content: bytes, start: int, new: bytes) -> bytes:
+    return content[:start] + new + content[start + len(new) :]
+
+
+WRONG_HEADERS = {
+    "no magic": (0, b"MySQL format 3\0\0"),
+    "a page size of 3": (16, b"\0\3"),
+    "a page size that is not the file's": (16, b"\2\0"),
+    "an unknown write version": (18, b"\3"),
+    "an unknown read version": (19, b"\3"),
+    "payload fractions of nothing": (21, b"\0\0\0"),
+    "an unknown schema format": (44, b"\0\0\0\7"),
+    "an unknown encoding": (56, b"\0\0\0\7"),
+}
+
+
+@pytest.mark.parametrize(("start", "new"), WRONG_HEADERS.values(), ids=WRONG_HEADERS.keys())
+async def test_a_file_with_a_wrong_header_is_refused_before_anything_is_written(
+    path: Path, sound: bytes, start: int, new: bytes
+) -> None:
+    write(path, patched(sound, start, new))
+    await refusal(path)
+
+
+async def test_a_file_whose_schema_is_damaged_is_refused(path: Path, sound: bytes) -> None:
+    write(path, patched(sound, 100, b"\xff" * (PAGE - 100)))
+    await refusal(path)
+
+
+OTHER_SCHEMAS = {
+    "other columns": "CREATE TABLE hero (id INTEGER PRIMARY KEY, cape TEXT)",
+    "a column is missing": "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)",
+    "a view": "CREATE VIEW hero AS SELECT 1 id, 'a' name, 2 age, 'b' secret_name",
+    "ids that are not the key": "CREATE TABLE hero (id INTEGER, name TEXT, age INTEGER, "
+    "secret_name TEXT)",
+    "ids that are text": "CREATE TABLE hero (id TEXT PRIMARY KEY, name TEXT, age INTEGER, "
+    "secret_name TEXT)",
+    "another column that must be given": "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, "
+    "age INTEGER, secret_name TEXT, cape TEXT NOT NULL)",
+}
+
+
+@pytest.mark.parametrize("schema", OTHER_SCHEMAS.values(), ids=OTHER_SCHEMAS.keys())
+async def test_another_schema_is_refused_before_anything_is_written(
+    path: Path, schema: str
+) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(schema)
+    assert "hero" in await refusal(path)
+
+
+async def test_other_tables_and_columns_beside_the_heroes_are_no_reason_to_refuse(
+    path: Path,
+) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE villain (id INTEGER PRIMARY KEY)")
+        connection.execute(
+            "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, secret_name TEXT, "
+            "cape TEXT, born TEXT NOT NULL DEFAULT 'now')"
+        )
+    async with running(create_app(settings_for(path))) as client:
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+
+
+async def test_a_missing_directory_is_refused_and_not_made(tmp_path: Path) -> None:
+    assert "directory" in await refusal_of_missing(tmp_path / "missing" / "heroes.db")
+    assert state(tmp_path) == {}
+
+
+async def refusal_of_missing(path: Path) -> str:
+    with pytest.raises(StartError) as caught:
+        async with open_database(settings_for(path), {}):
+            pytest.fail("it was opened")
+    return str(caught.value)
+
+
+async def test_a_file_that_another_process_keeps_locked_is_refused_in_time(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE villain (id INTEGER PRIMARY KEY)")
+        other.execute("BEGIN EXCLUSIVE")
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(StartError, match="locked"):
+                async with open_database(settings_for(path, busy_timeout=0.1), {}):
+                    pytest.fail("it was opened")
+
+
+# The same, through the command
+
+
+def run(
+    path: Path, *arguments: str, program: Sequence[str] = ("-m", "hero_api")
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=ROOT,
+        env=environment | {f"{PREFIX}DATABASE_URL": f"sqlite:///{path}"},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+
+
+def assert_does_not_start(path: Path, *, program: Sequence[str] = ("-m", "hero_api")) -> str:
+    """`hero-api serve` ends with one line, a status that is not 0 and nothing touched."""
+    before = state(path.parent)
+    ended = run(path, "serve", "--port", "0", program=program)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("hero-api: ")
+    assert str(path) in line
+    assert state(path.parent) == before
+    return line
+
+
+def test_the_command_refuses_a_truncated_file_in_one_line(path: Path, sound: bytes) -> None:
+    path.write_bytes(sound[:-PAGE])
+    assert_does_not_start(path)
+
+
+def test_the_command_refuses_a_file_with_a_damaged_schema_in_one_line(
+    path: Path, sound: bytes
+) -> None:
+    path.write_bytes(patched(sound, 100, b"\xff" * (PAGE - 100)))
+    assert_does_not_start(path)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that an unprivileged user can get at."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
+        path.chmod(0o755)
+
+
+def test_a_read_only_file_is_refused_in_one_line(public: Path, sound: bytes) -> None:
+    path = public / "heroes.db"
+    path.write_bytes(sound)
+    path.chmod(0o444)
+    public.chmod(0o777)
+    assert_does_not_start(path, program=("-c", UNPRIVILEGED))
+
+
+def test_a_file_in_a_read_only_directory_is_refused_in_one_line(public: Path, sound: bytes) -> None:
+    path = public / "heroes.db"
+    path.write_bytes(sound)
+    path.chmod(0o666)
+    public.chmod(0o555)
+    assert_does_not_start(path, program=("-c", UNPRIVILEGED))
+
+
+def test_a_new_file_in_a_read_only_directory_is_refused_in_one_line(public: Path) -> None:
+    public.chmod(0o555)
+    assert_does_not_start(public / "heroes.db", program=("-c", UNPRIVILEGED))
+
+
+def test_a_file_in_a_directory_that_cannot_be_entered_is_refused_in_one_line(
+    public: Path,
+) -> None:
+    (public / "closed").mkdir(mode=0o700)
+    if os.getuid() != 0:
+        (public / "closed").chmod(0)
+    assert_does_not_start(public / "closed" / "heroes.db", program=("-c", UNPRIVILEGED))
+
+
+# Damage inside the file
+
+
+def leaves(path: Path) -> list[int]:
+    """Return the numbers of the pages that hold the heroes (https://sqlite.org/fileformat.html)."""
+    with closing(sqlite3.connect(path)) as connection:
+        [(root,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'hero'")
+    content = path.read_bytes()
+    page = content[PAGE * (root - 1) : PAGE * root]
+    assert page[0] == 5  # an interior page: its cells point at the leaves
+    cells = [
+        int.from_bytes(page[place : place + 2], "big")
+        for place in range(12, 12 + 2 * int.from_bytes(page[3:5], "big"), 2)
+    ]
+    return [int.from_bytes(page[cell : cell + 4], "big") for cell in cells]
+
+
+def unreadable(path: Path) -> set[int]:
+    """Return the ids of the heroes that SQLite itself cannot read."""
+    damaged = set()
+    with closing(sqlite3.connect(path)) as connection:
+        for hero_id in range(1, HEROES + 1):
+            try:
+                connection.execute("SELECT * FROM hero WHERE id = ?", [hero_id]).fetchone()
+            except sqlite3.DatabaseError:
+                damaged.add(hero_id)
+    return damaged
+
+
+@pytest.fixture(params=[b"\xff", b"\0", b"garbage."], ids=["ones", "zeros", "garbage"])
+def damaged(path: Path, sound: bytes, request: pytest.FixtureRequest) -> set[int]:
+    """Damage a page of heroes; return the ids of those that were on it."""
+    path.write_bytes(sound)
+    page = leaves(path)[5]
+    content = (request.param * PAGE)[:PAGE]
+    path.write_bytes(patched(sound, PAGE * (page - 1), content))
+    damaged = unreadable(path)
+    assert 0 < len(damaged) < HEROES // 4
+    return damaged
+
+
+async def test_a_hero_on_a_damaged_page_is_answered_503_and_what_to_do(
+    damaged: set[int], client: httpx.AsyncClient
+) -> None:
+    for hero_id in damaged:
+        answer = await client.get(f"/heroes/{hero_id}")
+        assert answer.status_code == 503
+        assert "hero-api check" in answer.json()["detail"]
+
+
+async def test_heroes_on_other_pages_are_served_beside_a_damaged_one(
+    damaged: set[int], client: httpx.AsyncClient
+) -> None:
+    answers = await asyncio.gather(
+        *(client.get(f"/heroes/{hero_id}") for hero_id in range(1, HEROES + 1))
+    )
+    refused = {
+        hero_id for hero_id, answer in enumerate(answers, start=1) if answer.status_code != 200
+    }
+    assert refused == damaged
+
+
+async def test_pages_of_other_heroes_are_listed_beside_a_damaged_page(
+    damaged: set[int], client: httpx.AsyncClient
+) -> None:
+    whole, broken = await asyncio.gather(
+        client.get(f"/heroes/?after={max(damaged) + 1}"),
+        client.get(f"/heroes/?after={min(damaged) - 2}"),
+    )
+    assert (whole.status_code, len(whole.json())) == (200, 100)
+    assert broken.status_code == 503
+
+
+async def test_a_list_across_a_damaged_page_is_answered_503_and_what_to_do(
+    damaged: set[int], client: httpx.AsyncClient
+) -> None:
+    answer = await client.get(f"/heroes/?after={min(damaged) - 2}&limit=10")
+    assert answer.status_code == 503
+    assert "hero-api check" in answer.json()["detail"]
+
+
+async def test_heroes_are_created_and_changed_beside_a_damaged_page(
+    damaged: set[int], client: httpx.AsyncClient
+) -> None:
+    created, changed, refused = await asyncio.gather(
+        client.post("/heroes/", json=HERO),
+        client.patch(f"/heroes/{max(damaged) + 1}", json={"secret_name": "!"}),
+        client.patch(f"/heroes/{max(damaged)}", json={"secret_name": "!"}),
+    )
+    statuses = (created.status_code, changed.status_code, refused.status_code)
+    assert statuses == (200, 200, 503)
+
+
+async def test_the_service_is_ready_beside_a_damaged_page(
+    damaged: set[int], client: httpx.AsyncClient
+) -> None:
+    assert damaged
+    assert (await client.get("/readyz")).status_code == 200
+
+
+def test_the_check_finds_a_damaged_page(damaged: set[int], path: Path) -> None:
+    assert damaged
+    before = path.read_bytes()
+    ended = run(path, "check")
+    assert ended.returncode == 1
+    assert ended.stdout.strip()
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("hero-api: ")
+    assert path.read_bytes() == before
+
+
+async def test_damage_anywhere_is_a_refusal_or_an_answer_that_says_so(
+    path: Path, sound: bytes, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(20):
+        place = chance.randrange(100, len(sound) - 64)
+        write(path, patched(sound, place, chance.randbytes(64)))
+        try:
+            async with running(create_app(settings_for(path, busy_timeout=0.1))) as client:
+                for hero_id in range(1, HEROES, 37):
+                    assert_is_clear(await client.get(f"/heroes/{hero_id}"))
+                assert_is_clear(await client.get("/heroes/"))
+                assert_is_clear(await client.get("/heroes/?name=Hero+7&count=true"))
+                assert_is_clear(await client.post("/heroes/", json=HERO))
+                assert_is_clear(await client.delete("/heroes/500"))
+        except StartError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017 - it may or may not start
+    assert "Traceback" not in caplog.text
+
+
+def assert_is_clear(answer: httpx.Response) -> None:
+    assert answer.status_code in {200, 404, 500, 503}
+    assert "Internal Server Error" not in answer.text
+
+
+# A row that cannot be read
+
+
+@pytest.fixture
+async def undecodable(client: httpx.AsyncClient, path: Path) -> httpx.AsyncClient:
+    """Return a client of a service whose hero 1 has a name that is not UTF-8, and was asked for."""
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("INSERT INTO hero (name, secret_name) VALUES (CAST(x'ff' AS TEXT), '?')")
+        other.commit()
+    assert (await client.get("/heroes/1")).status_code == 500
+    assert (await client.get("/heroes/")).status_code == 500
+    return client
+
+
+async def test_what_is_created_after_a_row_that_cannot_be_read_is_read(
+    undecodable: httpx.AsyncClient,
+) -> None:
+    created = (await undecodable.post("/heroes/", json=HERO)).json()
+    assert (await undecodable.get("/heroes/2")).json() == created
+    assert (await undecodable.get("/heroes/?after=1")).json() == [created]
+
+
+async def test_a_row_that_cannot_be_read_keeps_no_transaction_open(
+    undecodable: httpx.AsyncClient, path: Path
+) -> None:
+    await undecodable.post("/heroes/", json=HERO)
+    with closing(sqlite3.connect(path)) as other:
+        busy, _, _ = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert not busy
+
+
+async def test_what_a_row_that_cannot_be_read_holds_is_not_logged(
+    client: httpx.AsyncClient, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("INSERT INTO hero (name, secret_name) VALUES (CAST(x'ff' AS TEXT), 'Dive')")
+        other.commit()
+    await client.get("/heroes/1")
+    assert "Dive" not in caplog.text
+
+
+# A reader of another process that stays
+
+
+async def create_megabytes(client: httpx.AsyncClient, count: int) -> None:
+    hero = {"name": "Deadpond", "secret_name": "?" * 10_000}
+    for _ in range(count):
+        answers = await asyncio.gather(*(client.post("/heroes/", json=hero) for _ in range(100)))
+        assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_the_write_ahead_log_is_used_again_after_a_reader_that_stayed(
+    client: httpx.AsyncClient, path: Path
+) -> None:
+    wal = path.with_name("heroes.db-wal")
+    await client.post("/heroes/", json=HERO)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM hero").fetchone()
+        await create_megabytes(client, 8)
+    grown = wal.stat().st_size
+    assert grown > 8_000_000
+    await create_megabytes(client, 8)
+    assert wal.stat().st_size < grown + 2_000_000
+
+
+async def test_the_write_ahead_log_stays_small_without_such_a_reader(
+    client: httpx.AsyncClient, path: Path
+) -> None:
+    await create_megabytes(client, 12)
+    assert path.with_name("heroes.db-wal").stat().st_size < 8_000_000
+
+
+async def test_a_reader_that_stays_keeps_its_snapshot_and_hinders_no_write(
+    client: httpx.AsyncClient, path: Path
+) -> None:
+    await client.post("/heroes/", json=HERO)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM hero").fetchone() == (1,)
+        began = time.monotonic()
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+        assert time.monotonic() - began < 1
+        assert reader.execute("SELECT count(*) FROM hero").fetchone() == (1,)
+
+
+async def test_a_clean_stop_beside_a_reader_that_stays_loses_nothing(
+    app: FastAPI, path: Path
+) -> None:
+    async with running(app) as client:
+        await client.post("/heroes/", json=HERO)
+        reader = sqlite3.connect(path, isolation_level=None)
+        with closing(reader):
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM hero").fetchone()
+            await client.post("/heroes/", json=HERO)
+    async with running(app) as client:
+        assert len((await client.get("/heroes/")).json()) == 2
+
+
+async def test_a_file_with_a_write_ahead_log_that_a_crash_left_opens_with_all_of_it(
+    tmp_path: Path, path: Path
+) -> None:
+    async with running(create_app(settings_for(path))) as client:
+        await client.post("/heroes/", json=HERO)
+        crashed = tmp_path / "crashed"
+        crashed.mkdir()
+        for name in ("heroes.db", "heroes.db-wal"):
+            shutil.copy(tmp_path / name, crashed / name)
+    async with running(create_app(settings_for(crashed / "heroes.db"))) as client:
+        assert (await client.get("/heroes/1")).json()["name"] == "Deadpond"

@@ -1,0 +1,199 @@
+"""How `hero-api serve` begins, what it says, and how it ends."""
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from hero_api.settings import PREFIX
+
+from .servers import ROOT, serving
+
+PATIENCE = 15.0  # seconds: three times what an end may take
+HERO = '{"name": "Deadpond", "secret_name": "Dive Wilson"}'
+each_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+@contextmanager
+def started(
+    directory: Path, *options: str, **settings: str
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Start the command with options of its own; yield it and the lines that it begins with."""
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
+    environment |= {PREFIX + name.upper(): value for name, value in settings.items()}
+    environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{directory}/heroes.db"
+    with subprocess.Popen(
+        [sys.executable, "-m", "hero_api", "serve", *options],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, [process.stdout.readline().rstrip("\n") for _ in range(3)]
+        finally:
+            process.kill()
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, str]:
+    """Send a signal; return the exit status and what else was said."""
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=PATIENCE)
+    return process.returncode, output, errors
+
+
+def answer_of_livez(line: str) -> None:
+    """Wait until the server whose first line this is answers."""
+    address = re.search(r"http://([\d.]+):(\d+)", line)
+    assert address is not None
+    with closing(http.client.HTTPConnection(address[1], int(address[2]))) as connection:
+        connection.request("GET", "/livez")
+        assert connection.getresponse().status == 200
+
+
+@each_signal
+def test_the_signal_ends_it_with_status_0_and_without_a_word(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with started(tmp_path, "--port", "0") as (process, lines):
+        answer_of_livez(lines[0])
+        assert end(process, number) == (0, "", "")
+
+
+@each_signal
+def test_the_signal_ends_it_as_soon_as_it_says_that_it_listens(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with started(tmp_path, "--port", "0") as (process, _):
+        assert end(process, number) == (0, "", "")
+
+
+@each_signal
+def test_the_end_leaves_one_file_with_what_was_acknowledged(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with serving(tmp_path) as server:
+        with closing(http.client.HTTPConnection(server.host, server.port)) as connection:
+            connection.request("POST", "/heroes/", HERO, {"Content-Type": "application/json"})
+            assert connection.getresponse().status == 200
+        server.process.send_signal(number)
+        assert server.process.wait(PATIENCE) == 0
+        assert server.log.read_text() == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heroes.db", "stderr"]
+    assert b"Dive Wilson" in server.file.read_bytes()
+
+
+@each_signal
+def test_clients_that_are_connected_and_idle_do_not_delay_the_end(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with serving(tmp_path) as server:
+        wire = socket.create_connection((server.host, server.port))
+        half = socket.create_connection((server.host, server.port))
+        with wire, half:
+            half.sendall(b"GET /livez HT")
+            wire.sendall(b"GET /livez HTTP/1.1\r\nHost: hero-api\r\n\r\n")
+            assert b" 200 " in wire.recv(1_000)
+            server.process.send_signal(number)
+            assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_second_signal_ends_it_too(tmp_path: Path) -> None:
+    with started(tmp_path, "--port", "0") as (process, lines):
+        answer_of_livez(lines[0])
+        process.send_signal(signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert errors == ""
+
+
+def test_it_says_where_it_listens_where_the_heroes_are_and_how_durable_they_are(
+    tmp_path: Path,
+) -> None:
+    with started(tmp_path, "--port", "0") as (_, lines):
+        listening, heroes, durability = lines
+    assert re.search(r"Listening on +http://127\.0\.0\.1:[1-9]\d*\b", listening)
+    assert f"{tmp_path}/heroes.db" in heroes
+    assert "FULL" in durability
+    assert "power cut" in durability
+
+
+def test_it_says_what_normal_gives_up(tmp_path: Path) -> None:
+    with started(tmp_path, "--port", "0", synchronous="NORMAL") as (_, lines):
+        assert "NORMAL" in lines[2]
+        assert "power cut may take back" in lines[2]
+
+
+def test_the_lines_are_plain_where_nobody_looks_at_a_terminal(tmp_path: Path) -> None:
+    with started(tmp_path, "--port", "0") as (_, lines):
+        assert "\x1b" not in "".join(lines)
+
+
+def test_a_long_path_is_not_broken_over_lines(tmp_path: Path) -> None:
+    directory = tmp_path / ("long" * 50)
+    directory.mkdir()
+    with started(directory, "--port", "0") as (_, lines):
+        assert f"{directory}/heroes.db" in lines[1]
+
+
+def test_a_path_in_square_brackets_is_said_as_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "[bold]heroes"
+    directory.mkdir()
+    with started(directory, "--port", "0") as (_, lines):
+        assert f"{directory}/heroes.db" in lines[1]
+
+
+def test_it_listens_on_the_address_that_it_says_when_it_says_it(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path) as server,
+        closing(http.client.HTTPConnection(server.host, server.port)) as connection,
+    ):
+        connection.request("GET", "/readyz")
+        assert connection.getresponse().status == 200
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+    with started(tmp_path, "--host", "::1", "--port", "0") as (_, lines):
+        address = re.search(r"http://\[::1\]:(\d+)", lines[0])
+        assert address is not None
+        with closing(http.client.HTTPConnection("::1", int(address[1]))) as connection:
+            connection.request("GET", "/livez")
+            assert connection.getresponse().status == 200
+
+
+def test_two_servers_on_port_0_listen_on_two_ports(tmp_path: Path) -> None:
+    with serving(tmp_path) as one, serving(tmp_path) as other:
+        assert one.port != other.port
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.1", "not a host"])
+def test_an_address_that_is_not_this_machines_stops_the_start_with_one_line(
+    tmp_path: Path, host: str
+) -> None:
+    with started(tmp_path, "--host", host, "--port", "0") as (process, lines):
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert lines == ["", "", ""]
+    assert process.returncode == 1
+    [line] = errors.splitlines()
+    assert host in line

@@ -1,0 +1,1 @@
+"""Torture: nothing acknowledged is lost, and nothing brings the service down."""

@@ -1,0 +1,51 @@
+"""`kill -9` in the middle of a load, again and again, on one file."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.servers import launching, listening
+
+from .ledger import Ledger, integrity, stored_heroes
+from .load import Load
+
+CLIENTS = 32
+
+
+@dataclass
+class Crashes:
+    """What came of the crashes so far."""
+
+    cycles: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+    lost: list[str] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+
+
+async def crash(
+    directory: Path, seed: int, cycles: int, *, answers: int = 400
+) -> AsyncIterator[Crashes]:
+    """Kill the server in the middle of a load, restart it, check the file, and load it again.
+
+    Yields what came of it after each cycle. Each load has at most so many `answers`.
+    """
+    chance = random.Random(seed)
+    crashes = Crashes()
+    for cycle in range(cycles + 1):
+        with launching(directory) as process:
+            server = await asyncio.to_thread(listening, process, directory)
+            lost, strays = crashes.ledger.check(stored_heroes(server.file))
+            crashes.lost += lost
+            crashes.strays += strays
+            said = integrity(server.file)
+            crashes.damage += [] if said == "ok" else [said]
+            crashes.cycles = cycle
+            if cycle:
+                yield crashes
+            if cycle < cycles:
+                load = Load(crashes.ledger, chance, clients=CLIENTS)
+                load.at(chance.randrange(1, answers), server.kill)
+                await load.run(server.host, server.port)

@@ -1,0 +1,194 @@
+"""A load of clients that create, change, delete and read heroes, and keep a ledger of it."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+from .ledger import Change, Hero, Ledger, State
+from .wire import Answer, Connection, UnansweredError
+
+_ENOUGH = 12  # heroes: a client that has more of them deletes rather than creates
+_REMEMBERED = 20  # deleted heroes that a client goes on to ask for
+
+
+class Load:
+    """Clients, each with heroes of its own, whose every answer is checked against the ledger.
+
+    A client goes on until the load is stopped or the server does not answer any more.
+    """
+
+    def __init__(self, ledger: Ledger, chance: random.Random, *, clients: int) -> None:
+        self.ledger = ledger
+        self.chance = chance
+        self.answers = 0
+        self.unavailable = 0
+        self.broken = 0
+        self.stopped = False
+        self._clients = clients
+        self._serial = itertools.count()
+        self._at: tuple[int, Callable[[], None]] | None = None
+
+    async def run(self, host: str, port: int) -> None:
+        """Load the server.
+
+        Raises `AssertionError` when an answer is not what the ledger says.
+        """
+        heroes: list[dict[int, State]] = [{} for _ in range(self._clients)]
+        for hero_id, state in self.ledger.known().items():
+            heroes[hero_id % self._clients][hero_id] = state
+        async with asyncio.TaskGroup() as clients:
+            for known in heroes:
+                clients.create_task(_Client(self, known).run(host, port))
+
+    def at(self, answers: int, action: Callable[[], None]) -> None:
+        """Call `action` once, in the middle of the load, when it has had so many answers more."""
+        self._at = (self.answers + answers, action)
+
+    def go_on(self, answers: int) -> None:
+        """Let the load run again, for so many answers."""
+        self.stopped = False
+        self.at(answers, self.stop)
+
+    def stop(self) -> None:
+        """Let each client end after its request."""
+        self.stopped = True
+
+    def new_hero(self) -> Hero:
+        """Return a hero that is equal to no other."""
+        age = self.chance.choice([None, self.chance.randrange(100)])
+        return Hero(f"hero {next(self._serial)}", age, "?" * self.chance.randrange(1, 40))
+
+    def count(self) -> None:
+        """Count an answer."""
+        self.answers += 1
+        if self._at is not None and self.answers >= self._at[0]:
+            _, action = self._at
+            self._at = None
+            action()
+
+
+class _Client:
+    def __init__(self, load: Load, known: dict[int, State]) -> None:
+        self.load = load
+        self.ledger = load.ledger
+        self.live = {hero_id: hero for hero_id, hero in known.items() if hero is not None}
+        self.gone = [hero_id for hero_id, hero in known.items() if hero is None]
+
+    async def run(self, host: str, port: int) -> None:
+        try:
+            async with Connection(host, port) as connection:
+                while not self.load.stopped:
+                    await self._step(connection)
+        except UnansweredError:
+            self.load.broken += 1
+
+    async def _step(self, connection: Connection) -> None:
+        weights = {"create": 1 if len(self.live) > _ENOUGH else 6}
+        if self.live:
+            weights |= {"clash": 1, "patch": 5, "get": 2}
+            weights["delete"] = 5 if len(self.live) > _ENOUGH else 2
+        if self.gone:
+            weights |= {"recreate": 2, "patch_gone": 1, "delete_gone": 1}
+        [verb] = self.load.chance.choices([*weights], [*weights.values()])
+        await getattr(self, f"_{verb}")(connection)
+
+    async def _create(self, connection: Connection) -> None:
+        hero = self.load.new_hero()
+        await self._change(connection, "POST", None, hero, hero._asdict())
+
+    async def _clash(self, connection: Connection) -> None:
+        # The hero of that id stays what it is: nothing to begin in the ledger.
+        hero_id = self.load.chance.choice([*self.live])
+        refused = self.load.new_hero()._asdict() | {"id": hero_id}
+        await self._expect(connection, 409, "POST", "/heroes/", refused)
+
+    async def _recreate(self, connection: Connection) -> None:
+        hero_id = self._any_gone()
+        hero = self.load.new_hero()
+        await self._change(connection, "POST", hero_id, hero, hero._asdict() | {"id": hero_id})
+
+    async def _patch(self, connection: Connection) -> None:
+        hero_id = self.load.chance.choice([*self.live])
+        fields = self.load.new_hero()._asdict()
+        names = self.load.chance.sample([*fields], self.load.chance.randrange(1, 4))
+        changes = {name: fields[name] for name in names}
+        after = self.live.pop(hero_id)._replace(**changes)
+        await self._change(connection, "PATCH", hero_id, after, changes)
+
+    async def _patch_gone(self, connection: Connection) -> None:
+        hero_id = self.load.chance.choice(self.gone)
+        changes = self.load.new_hero()._asdict()
+        await self._expect(connection, 404, "PATCH", f"/heroes/{hero_id}", changes)
+
+    async def _delete(self, connection: Connection) -> None:
+        hero_id = self.load.chance.choice([*self.live])
+        del self.live[hero_id]
+        await self._change(connection, "DELETE", hero_id, None, None)
+
+    async def _delete_gone(self, connection: Connection) -> None:
+        hero_id = self.load.chance.choice(self.gone)
+        await self._expect(connection, 404, "DELETE", f"/heroes/{hero_id}")
+
+    async def _get(self, connection: Connection) -> None:
+        hero_id, hero = self.load.chance.choice([*self.live.items()])
+        answer = await self._expect(connection, 200, "GET", f"/heroes/{hero_id}")
+        if answer is not None:
+            assert answer.json() == hero._asdict() | {"id": hero_id}
+
+    def _any_gone(self) -> int:
+        return self.gone.pop(self.load.chance.randrange(len(self.gone)))
+
+    async def _expect(
+        self, connection: Connection, status: int, method: str, path: str, content: object = None
+    ) -> Answer | None:
+        """Ask for what changes nothing; return the answer, but for a 503."""
+        answer = await connection.request(method, path, content)
+        self.load.count()
+        if answer.status == 503:
+            self.load.unavailable += 1
+            return None
+        assert answer.status == status, (method, path, answer)
+        if status != 200:
+            self.ledger.tally["refused"] += 1
+        return answer
+
+    async def _change(
+        self,
+        connection: Connection,
+        method: str,
+        hero_id: int | None,
+        after: State,
+        content: dict[str, Any] | None,
+    ) -> None:
+        """Ask for a change that should succeed, and keep the ledger."""
+        change = Change(hero_id, after)
+        self.ledger.begin(change)
+        path = "/heroes/" if method == "POST" else f"/heroes/{hero_id}"
+        answer = await connection.request(method, path, content)
+        if answer.status == 200:
+            if after is not None:
+                hero_id = int(answer.json()["id"])
+                assert answer.json() == after._asdict() | {"id": hero_id}
+            assert hero_id is not None
+            self.ledger.acknowledge(change, hero_id)
+            self._keep(hero_id, after)
+        else:
+            assert answer.status in {503, 507}, (method, path, answer)
+            self.load.unavailable += 1
+            if "unknown" in answer.json()["detail"]:
+                self.ledger.leave_unknown(change)
+            else:
+                self.ledger.refuse(change)
+                if hero_id is not None:
+                    self._keep(hero_id, next(iter(change.before)))
+        self.load.count()
+
+    def _keep(self, hero_id: int, state: State) -> None:
+        if state is not None:
+            self.live[hero_id] = state
+            return
+        self.gone.append(hero_id)
+        if len(self.gone) > _REMEMBERED:
+            self.ledger.forget(self.gone.pop(0))

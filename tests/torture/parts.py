@@ -1,0 +1,145 @@
+"""The parts of the long run: each does one thing many times, and reports its figures."""
+
+import random
+from pathlib import Path
+
+from tests.servers import serving
+
+from . import overload as overloading
+from . import scans as scanning
+from . import starts as starting
+from . import syncs as syncing
+from .crash import Crashes, crash
+from .report import Report
+from .soak import Soaked, soak
+from .stops import PROMISE, stop
+from .vanish import AT_ONCE, busy, settle, vanish, warm_up
+
+
+async def crashes(directory: Path, count: int, report: Report) -> None:
+    """`kill -9` in the middle of a load."""
+    seen = Crashes()
+    with report.part("kill -9 under load", count) as part:
+        async for seen in crash(directory, report.seed, count):
+            bad = len(seen.lost) + len(seen.strays) + len(seen.damage)
+            part.show(seen.cycles, f"{seen.ledger.tally['acknowledged']:,} acknowledged, {bad} bad")
+        part.figure(f"{seen.cycles:,} cycles")
+        part.figure(", ".join(f"{n:,} {what}" for what, n in sorted(seen.ledger.tally.items())))
+        part.figure(f"{len(seen.lost)} lost, {len(seen.strays)} refused but stored")
+        part.demand(f"lost: {seen.lost[:3]}", kept=not seen.lost)
+        part.demand(f"refused but stored: {seen.strays[:3]}", kept=not seen.strays)
+        part.demand(f"integrity_check: {seen.damage[:3]}", kept=not seen.damage)
+
+
+async def stops(directory: Path, count: int, report: Report) -> None:
+    """SIGTERM in the middle of a load."""
+    chance = random.Random(report.seed)
+    slowest = 0.0
+    with report.part("SIGTERM under load", count) as part:
+        for number in range(count):
+            place = directory / str(number)
+            place.mkdir()
+            seen = await stop(place, chance)
+            slowest = max(slowest, seen.seconds)
+            part.show(number + 1, f"slowest end {slowest:.2f} s")
+            part.demand(f"{seen}", kept=seen.is_clean)
+        part.figure(f"{count:,} ends, the slowest in {slowest:.2f} s")
+        part.demand(f"an end within {PROMISE:.0f} s", kept=slowest < PROMISE)
+
+
+async def syncs(directory: Path, count: int, report: Report) -> None:
+    """A sync before every answer, as strace sees it."""
+    with report.part("sync before the answer", 2) as part:
+        reason = syncing.missing()
+        if reason is not None:
+            part.figure(f"left out: {reason}")
+            return
+        for done, synchronous in enumerate(("FULL", "NORMAL"), 1):
+            place = directory / synchronous
+            place.mkdir()
+            seen = await syncing.count_early(place, count, synchronous=synchronous)
+            part.show(done, f"{synchronous}: {seen.early:,} of {seen.answers:,} early")
+            part.figure(f"{synchronous}: {seen.answers:,} answers, {seen.early:,} early")
+            part.demand(f"{synchronous}: {seen}", kept=(seen.early == 0) == (synchronous == "FULL"))
+
+
+async def vanishing(directory: Path, count: int, report: Report) -> None:
+    """Clients that vanish at random points."""
+    chance = random.Random(report.seed)
+    with (
+        report.part("clients that vanish", count) as part,
+        serving(directory, read_connections=1) as server,
+    ):
+        before = await warm_up(server)
+        for done in range(0, count, AT_ONCE):
+            await vanish(server, chance, min(AT_ONCE, count - done))
+            part.show(done + AT_ONCE, f"{server.descriptors()} descriptors")
+        after = await settle(server, before)
+        part.figure(f"{count:,} vanished; {after.descriptors} descriptors before and after")
+        part.demand(f"nothing left over: {before}, then {after}", kept=after == before)
+        part.demand("nobody waits", kept=await busy(server) == 0)
+        part.demand("an empty log", kept=not server.log.read_text())
+
+
+async def starts(directory: Path, count: int, report: Report) -> None:
+    """Eight servers that start together on no file."""
+    failed = 0
+    with report.part("starts together", count) as part:
+        for number in range(count):
+            place = directory / str(number)
+            place.mkdir()
+            failed += sum(status != 0 for status in starting.serve_together(place))
+            names = [name for _, name in starting.schema(place / "heroes.db")]
+            part.show(number + 1, f"{failed} failed")
+            part.demand(f"one schema: {names}", kept=names.count("hero") == 1)
+        part.figure(f"{count:,} rounds of {starting.PROCESSES} servers, {failed} failed")
+        part.demand("no start fails", kept=failed == 0)
+
+
+async def overloads(directory: Path, count: int, report: Report) -> None:
+    """Ten times the connections that fill a lane."""
+    with report.part("overload", count) as part:
+        seen = []
+        async for overload in overloading.compare(directory, count):
+            seen.append(overload)
+            part.show(len(seen), f"{overload.tenfold:,.0f} of {overload.bound:,.0f} a second")
+        kept = max(overload.tenfold / overload.bound for overload in seen)
+        slowest = max(overload.slowest_refusal for overload in seen)
+        normal = max(overload.back_to_normal for overload in seen)
+        part.figure(f"{sum(overload.refused for overload in seen):,} refused with Retry-After")
+        part.figure(f"the slowest refusal {slowest:.2f} s, back to normal in {normal:.2f} s")
+        part.figure(f"the accepted keep {kept:.2f} of their rate")
+        part.demand("a refusal in under a second", kept=slowest < 1)
+        part.demand("back to normal within 2 s", kept=normal < 2)
+
+
+async def scans(directory: Path, count: int, report: Report) -> None:
+    """Scans beside a load of gets."""
+    rounds = 5
+    with report.part("scans beside gets", rounds) as part:
+        seen: list[scanning.Rates] = []
+        async for rates in scanning.compare(directory, count, rounds, report.seed):
+            seen.append(rates)
+            part.show(len(seen), f"{rates.beside:,.0f} of {rates.alone:,.0f} gets a second")
+        share = scanning.share(seen)
+        part.figure(f"{count:,} heroes, {sum(rates.scans for rates in seen):,} scans")
+        part.figure(f"gets keep {share:.2f} of their rate")
+        part.demand("half of their rate", kept=share >= 0.5)
+
+
+async def soaking(directory: Path, minutes: float, report: Report) -> None:
+    """A mixed load for a long time."""
+    seconds = minutes * 60
+    soaked = Soaked()
+    with report.part("soak", seconds) as part:
+        shown = 0
+        async for soaked in soak(directory, report.seed, seconds):
+            shown += 1
+            part.show(shown, f"{soaked.answers:,} answers, {soaked.errors} errors")
+        part.figure(f"{minutes:g} minutes, {soaked.answers:,} answers, {soaked.errors} errors")
+        part.figure(f"memory {soaked.memory[-1]:.0f} MB, grown by {soaked.growth:.1%}")
+        part.figure(f"descriptors {sorted(soaked.descriptors)}")
+        part.demand("no error", kept=soaked.errors == 0)
+        part.demand("memory grows by less than 5 %", kept=soaked.growth < 0.05)
+        part.demand("descriptors are constant", kept=len(soaked.descriptors) == 1)
+        part.demand(f"lost: {soaked.verdict}", kept=soaked.verdict == ([], []))

@@ -1,0 +1,239 @@
+"""Faults in a batch: success implies stored, refused implies not stored, and nobody hangs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from hero_api.app import create_app
+from hero_api.settings import Settings
+from hero_api.testing import running
+
+from .faults import ERRORS, Faults, Moment
+from .ledger import Change, Hero, Ledger, stored_heroes
+
+PATIENCE = 20.0  # seconds: several times the time-outs below
+STATEMENTS = ["INSERT", "UPDATE", "DELETE"]
+STEPS = ["BEGIN", *STATEMENTS, "COMMIT"]
+each_step = pytest.mark.parametrize("step", STEPS)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    url = f"sqlite:///{tmp_path}/heroes.db"
+    return Settings(database_url=url, request_timeout=4, busy_timeout=1)
+
+
+@pytest.fixture
+async def client(faults: Faults, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    assert faults.met == 0
+    async with running(create_app(settings)) as client:
+        yield client
+        faults.lift()
+
+
+class Batches:
+    """Batches of creates, patches and deletes, and the ledger of what they were answered."""
+
+    def __init__(self, client: httpx.AsyncClient, settings: Settings) -> None:
+        self.client = client
+        self.file = Path(settings.url.database or "")
+        self.ledger = Ledger()
+        self.details: list[tuple[int, str]] = []
+
+    async def prepare(self) -> None:
+        """Store the heroes that `send` patches and deletes."""
+        heroes = [Hero(f"old {number}", None, "?") for number in range(20)]
+        await asyncio.gather(*(self._create(hero) for hero in heroes))
+        assert self.details == []
+
+    async def send(self) -> None:
+        """Send batches of each kind at once, and wait for every answer."""
+        known = sorted(self.ledger.known())
+        requests = [self._create(Hero(f"new {number}", number, "?")) for number in range(10)]
+        requests += [self._patch(hero_id, f"patched {hero_id}") for hero_id in known[:10]]
+        requests += [self._delete(hero_id) for hero_id in known[10:]]
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*requests)
+
+    def check(self) -> None:
+        """See that what is stored is what was answered."""
+        assert self.ledger.check(stored_heroes(self.file)) == ([], [])
+
+    async def _create(self, hero: Hero) -> None:
+        answering = self.client.post("/heroes/", json=hero._asdict())
+        await self._settle(Change(None, hero), answering)
+
+    async def _patch(self, hero_id: int, name: str) -> None:
+        hero = self.ledger.known()[hero_id]
+        assert hero is not None
+        answering = self.client.patch(f"/heroes/{hero_id}", json={"name": name})
+        await self._settle(Change(hero_id, hero._replace(name=name)), answering)
+
+    async def _delete(self, hero_id: int) -> None:
+        await self._settle(Change(hero_id, None), self.client.delete(f"/heroes/{hero_id}"))
+
+    async def _settle(self, change: Change, answering: Awaitable[httpx.Response]) -> None:
+        self.ledger.begin(change)
+        response = await answering
+        if response.status_code == 200:
+            hero_id = change.hero_id or int(response.json()["id"])
+            self.ledger.acknowledge(change, hero_id)
+            return
+        detail = response.json()["detail"]
+        self.details.append((response.status_code, detail))
+        if "unknown" in detail:
+            self.ledger.leave_unknown(change)
+        else:
+            self.ledger.refuse(change)
+
+
+@pytest.fixture
+async def batches(client: httpx.AsyncClient, settings: Settings) -> Batches:
+    batches = Batches(client, settings)
+    await batches.prepare()
+    return batches
+
+
+@pytest.mark.parametrize("moment", Moment)
+@pytest.mark.parametrize("error", ERRORS)
+@each_step
+async def test_answers_are_true_when_a_step_of_a_batch_fails(
+    batches: Batches, faults: Faults, step: str, error: str, moment: Moment
+) -> None:
+    faults.fail(step, error, moment)
+    await batches.send()
+    assert faults.met == 1
+    batches.check()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@each_step
+async def test_answers_are_true_when_a_step_fails_every_time(
+    batches: Batches, faults: Faults, step: str, error: str
+) -> None:
+    faults.fail(step, error, Moment.BEFORE, times=1_000_000)
+    await batches.send()
+    assert faults.met > 1
+    batches.check()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@each_step
+async def test_the_service_works_after_a_fault(
+    batches: Batches, faults: Faults, step: str, error: str
+) -> None:
+    faults.fail(step, error, Moment.UNDONE, times=4)
+    await batches.send()
+    faults.lift()
+    batches.check()
+    batches.details.clear()
+    await batches.send()
+    assert batches.details == []
+    batches.check()
+
+
+@each_step
+async def test_answers_are_true_when_the_connection_dies_at_a_step(
+    batches: Batches, faults: Faults, step: str
+) -> None:
+    faults.cut(step)
+    await batches.send()
+    assert faults.met == 1
+    batches.check()
+
+
+@each_step
+async def test_the_service_works_after_its_connection_died(
+    batches: Batches, faults: Faults, step: str
+) -> None:
+    faults.cut(step)
+    await batches.send()
+    batches.check()
+    batches.details.clear()
+    await batches.send()
+    assert batches.details == []
+
+
+@pytest.mark.parametrize("step", ["BEGIN", *STATEMENTS])
+@pytest.mark.parametrize(("error", "status"), [("BUSY", 503), ("FULL", 507), ("IOERR", 503)])
+async def test_what_fails_before_commit_says_that_nothing_was_changed(
+    batches: Batches, faults: Faults, step: str, error: str, status: int
+) -> None:
+    faults.fail(step, error, Moment.BEFORE, times=1_000_000)
+    await batches.send()
+    assert batches.details
+    assert {answered for answered, _ in batches.details} == {status}
+    assert all("nothing was changed" in detail for _, detail in batches.details)
+
+
+async def test_a_constraint_that_is_not_the_services_own_is_a_conflict(
+    batches: Batches, faults: Faults
+) -> None:
+    faults.fail("UPDATE", "CONSTRAINT", Moment.BEFORE, times=1_000_000)
+    await batches.send()
+    assert {status for status, _ in batches.details} == {409}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_what_fails_at_commit_says_that_its_outcome_is_unknown(
+    batches: Batches, faults: Faults, error: str
+) -> None:
+    faults.fail("COMMIT", error, Moment.BEFORE, times=1_000_000)
+    await batches.send()
+    assert len(batches.details) == 30
+    assert {status for status, _ in batches.details} == {503}
+    assert all("unknown" in detail for _, detail in batches.details)
+
+
+async def test_a_constraint_that_one_hero_breaks_is_refused_to_it_alone(
+    batches: Batches, faults: Faults
+) -> None:
+    faults.fail("UPDATE", "CONSTRAINT", Moment.BEFORE)
+    await batches.send()
+    assert len(batches.details) <= 1
+    batches.check()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+async def test_a_connection_that_cannot_roll_back_is_replaced(
+    client: httpx.AsyncClient, faults: Faults, error: str
+) -> None:
+    hero = {"name": "Deadpond", "secret_name": "Dive Wilson", "id": 7}
+    faults.fail("ROLLBACK", error, Moment.BEFORE, times=1_000_000)
+    # A create whose id is refused by the database is rolled back.
+    await client.post("/heroes/", json=hero)
+    await client.post("/heroes/", json=hero)
+    faults.lift()
+    assert (await client.post("/heroes/", json=hero | {"id": 8})).status_code == 200
+
+
+@pytest.mark.parametrize("error", ["BUSY", "IOERR", "FULL"])
+@pytest.mark.parametrize("path", ["/heroes/1", "/heroes/", "/heroes/?count=true"])
+async def test_a_read_that_fails_is_answered_and_the_next_one_works(
+    batches: Batches, client: httpx.AsyncClient, faults: Faults, path: str, error: str
+) -> None:
+    assert batches.details == []
+    step = "WITH" if path == "/heroes/" else "SELECT" if path.startswith("/heroes/1") else ""
+    faults.fail(step, error, Moment.BEFORE)
+    responses = await asyncio.gather(*(client.get(path) for _ in range(8)))
+    assert faults.met == 1
+    assert {response.status_code for response in responses} <= {200, 503, 507}
+    assert (await client.get(path)).status_code == 200
+
+
+async def test_a_writer_whose_thread_ended_is_replaced(app: FastAPI, settings: Settings) -> None:
+    async with running(app) as client:
+        async with app.state.database.write_session() as session:
+            connection = await session.connection()
+            raw = await connection.get_raw_connection()
+            await raw.driver_connection.close()
+        batches = Batches(client, settings)
+        await batches.send()
+        batches.check()
+        batches.details.clear()
+        await batches.send()
+        assert batches.details == []

@@ -1,0 +1,189 @@
+"""A connection that stands still: every caller is answered by its deadline."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from hero_api.app import create_app
+from hero_api.settings import Settings
+from hero_api.testing import running
+from tests.servers import ROOT
+
+from .faults import Faults
+from .frozen_end import DEADLINE, HERO, PATIENCE
+
+WRITES = {"a BEGIN": "BEGIN", "an INSERT": "INSERT", "a COMMIT": "COMMIT"}
+each_write = pytest.mark.parametrize("step", WRITES.values(), ids=WRITES.keys())
+READS = {"a get": ("/heroes/1", "SELECT id"), "a page": ("/heroes/", "WITH")}
+each_read = pytest.mark.parametrize(("path", "step"), READS.values(), ids=READS.keys())
+
+
+@pytest.fixture
+def app(faults: Faults, tmp_path: Path) -> FastAPI:
+    assert faults.met == 0
+    url = f"sqlite:///{tmp_path}/heroes.db"
+    return create_app(Settings(database_url=url, request_timeout=DEADLINE))
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(app) as client:
+        await client.post("/heroes/", json=HERO)
+        yield client
+
+
+async def create_many(client: httpx.AsyncClient, count: int) -> list[httpx.Response]:
+    """Create heroes at once; all of them are answered within the time-out of this test."""
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.gather(*(client.post("/heroes/", json=HERO) for _ in range(count)))
+
+
+async def get_many(client: httpx.AsyncClient, path: str, count: int) -> list[httpx.Response]:
+    """Read at once; all are answered within the time-out of this test."""
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.gather(*(client.get(path) for _ in range(count)))
+
+
+def statuses(responses: list[httpx.Response]) -> set[int]:
+    return {response.status_code for response in responses}
+
+
+@each_write
+async def test_every_write_is_answered_503_by_its_deadline_when_the_writer_freezes(
+    client: httpx.AsyncClient, faults: Faults, step: str
+) -> None:
+    with faults.freeze(step):
+        assert statuses(await create_many(client, 20)) == {503}
+
+
+async def test_later_writes_are_answered_503_too(client: httpx.AsyncClient, faults: Faults) -> None:
+    with faults.freeze("COMMIT"):
+        await create_many(client, 20)
+        assert statuses(await create_many(client, 20)) == {503}
+        assert statuses(await create_many(client, 20)) == {503}
+
+
+@each_write
+async def test_other_kinds_of_writes_are_answered_503_by_their_deadline(
+    client: httpx.AsyncClient, faults: Faults, step: str
+) -> None:
+    with faults.freeze(step):
+        await create_many(client, 1)
+        async with asyncio.timeout(PATIENCE):
+            patched, deleted = await asyncio.gather(
+                client.patch("/heroes/1", json=HERO), client.delete("/heroes/1")
+            )
+        assert (patched.status_code, deleted.status_code) == (503, 503)
+
+
+@each_write
+async def test_reads_go_on_while_the_writer_is_frozen(
+    client: httpx.AsyncClient, faults: Faults, step: str
+) -> None:
+    with faults.freeze(step):
+        await create_many(client, 20)
+        assert statuses(await get_many(client, "/heroes/1", 20)) == {200}
+
+
+@each_write
+async def test_writes_are_served_again_when_the_writer_thaws(
+    client: httpx.AsyncClient, faults: Faults, step: str
+) -> None:
+    with faults.freeze(step):
+        await create_many(client, 20)
+    assert statuses(await create_many(client, 20)) == {200}
+
+
+async def test_a_write_that_was_begun_says_that_its_outcome_is_unknown(
+    client: httpx.AsyncClient, faults: Faults
+) -> None:
+    with faults.freeze("COMMIT"):
+        [response] = await create_many(client, 1)
+    assert "unknown" in response.json()["detail"]
+
+
+async def test_a_write_that_never_was_begun_says_so_and_is_not_stored(
+    client: httpx.AsyncClient, faults: Faults
+) -> None:
+    with faults.freeze("INSERT") as frozen:
+        first = asyncio.create_task(client.post("/heroes/", json=HERO))
+        assert await asyncio.to_thread(frozen.wait, PATIENCE)
+        [late] = await create_many(client, 1)
+        await first
+    assert "nothing was changed" in late.json()["detail"]
+    assert statuses(await create_many(client, 1)) == {200}
+    # The first hero, the one that was frozen and thawed, and the last; not the late one.
+    assert len((await client.get("/heroes/")).json()) <= 3
+
+
+async def test_the_service_is_not_ready_while_the_writer_is_frozen(
+    client: httpx.AsyncClient, faults: Faults
+) -> None:
+    with faults.freeze("BEGIN"):
+        await create_many(client, 1)
+        assert statuses(await get_many(client, "/readyz", 3)) == {503}
+    assert statuses(await get_many(client, "/readyz", 1)) == {200}
+
+
+@each_read
+async def test_every_read_is_answered_503_by_its_deadline_when_its_reader_freezes(
+    client: httpx.AsyncClient, faults: Faults, path: str, step: str
+) -> None:
+    with faults.freeze(step):
+        assert statuses(await get_many(client, path, 20)) == {503}
+        assert statuses(await get_many(client, path, 20)) == {503}
+
+
+@each_read
+async def test_reads_are_served_again_when_their_reader_thaws(
+    client: httpx.AsyncClient, faults: Faults, path: str, step: str
+) -> None:
+    with faults.freeze(step):
+        await get_many(client, path, 20)
+    assert statuses(await get_many(client, path, 20)) == {200}
+
+
+@each_read
+async def test_writes_go_on_while_a_reader_is_frozen(
+    client: httpx.AsyncClient, faults: Faults, path: str, step: str
+) -> None:
+    with faults.freeze(step):
+        await get_many(client, path, 20)
+        assert statuses(await create_many(client, 20)) == {200}
+
+
+@pytest.mark.parametrize("query", ["count=true", "min_age=1", "offset=10001"])
+async def test_gets_and_pages_go_on_while_a_scan_is_frozen(
+    client: httpx.AsyncClient, faults: Faults, query: str
+) -> None:
+    await get_many(client, "/heroes/1", 1)
+    with faults.freeze("WITH" if query.startswith("offset") else "") as frozen:
+        scan = asyncio.create_task(client.get(f"/heroes/?{query}"))
+        assert await asyncio.to_thread(frozen.wait, PATIENCE)
+        faults.spare()
+        assert statuses(await get_many(client, "/heroes/1", 20)) == {200}
+        assert statuses(await get_many(client, "/heroes/", 20)) == {200}
+        assert (await scan).status_code == 503
+
+
+@each_write
+def test_the_application_ends_in_bounded_time_while_the_writer_is_frozen(
+    tmp_path: Path, step: str
+) -> None:
+    # In a process of its own: one that hung could not be ended otherwise.
+    url = f"sqlite:///{tmp_path}/heroes.db"
+    completed = subprocess.run(
+        [sys.executable, "-m", "tests.torture.frozen_end", url, step],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (completed.returncode, completed.stderr) == (0, "")
