@@ -21,7 +21,7 @@ FLOORS = [
     {"database"},
     {"heroes"},
     {"dependencies", "direct"},
-    {"routes", "operations", "answers", "guard", "connection", "checking"},
+    {"routes", "operations", "answers", "guard", "connection", "checking", "workers"},
     {"app"},
     {"main", "server", "testing"},
     {"cli"},
