@@ -57,6 +57,19 @@ class Cluster:
         """Connect as another program does; each statement is a transaction."""
         return psycopg.connect(self.url(), autocommit=True)
 
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        log = self.directory / "log"
+        run("pg_ctl", "start", "-w", "-D", self._data, "-l", log, cwd=self.directory)
+
+    def stop(self) -> None:
+        """Stop the server at once, as a crash does."""
+        run("pg_ctl", "stop", "-m", "immediate", "-D", self._data, cwd=self.directory)
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
 
 def run(program: str, *arguments: object, cwd: Path) -> None:
     """Run one of PostgreSQL's programs, as a user that it accepts."""
@@ -99,11 +112,12 @@ def running_cluster(settings: Mapping[str, object] | None = None) -> Iterator[Cl
         lines = [f"{key} = '{value}'\n" for key, value in (values | dict(settings or {})).items()]
         with (data / "postgresql.conf").open("a") as file:
             file.writelines(lines)
-        run("pg_ctl", "start", "-w", "-D", data, "-l", directory / "log", cwd=directory)
+        cluster = Cluster(directory, port)
+        cluster.start()
         try:
-            yield Cluster(directory, port)
+            yield cluster
         finally:
-            run("pg_ctl", "stop", "-m", "immediate", "-D", data, cwd=directory)
+            cluster.stop()
 
 
 @contextmanager
