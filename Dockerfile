@@ -7,7 +7,8 @@ RUN python -m venv --without-pip /opt/hero-api
 WORKDIR /source
 COPY pyproject.toml README.md ./
 COPY hero_api ./hero_api
-RUN pip --python /opt/hero-api/bin/python install --no-cache-dir --root-user-action=ignore .
+RUN pip --python /opt/hero-api/bin/python install --no-cache-dir --root-user-action=ignore \
+    '.[postgresql]'
 
 FROM python:3.11-slim
 COPY --from=build /opt/hero-api /opt/hero-api

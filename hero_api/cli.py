@@ -19,6 +19,9 @@ def hero_api() -> None:
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
+    ] = 1,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was begun."""
     # Imported here so that --help answers at once.
@@ -27,7 +30,7 @@ def serve(
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    server.serve(create_app(settings), settings, host, port)
+    server.serve(create_app(settings), settings, host, port, workers)
 
 
 @app.command()
@@ -37,6 +40,8 @@ def check() -> None:
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The check is for SQLite files; PostgreSQL has pg_amcheck")
     problems = 0
     for problem in find_damage(settings.path):
         problems += 1

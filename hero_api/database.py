@@ -1,30 +1,15 @@
-"""The database: its engines, its sessions, and the file that SQLite keeps it in."""
+"""The database: its sessions, over the engines of SQLite or of PostgreSQL."""
 
-import asyncio
-import os
-import sqlite3
-import urllib.parse
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import aiosqlite
-from sqlalchemy import URL, Connection, TextClause, event, inspect, text
-from sqlalchemy.engine import AdaptedConnection
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hero_api.errors import BrokenError, ReplacedError, StartError
-from hero_api.models import Hero
+from hero_api import postgresql, sqlite
 from hero_api.settings import Settings
 
-_OLDEST_SQLITE = (3, 35, 0)  # the first with RETURNING
-_HEADER_FIELDS = ((16, 18), (24, 28), (28, 32), (92, 96))
-_PING = text("SELECT 1")
-_COLUMNS = {"id", "name", "age", "secret_name"}
+_MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
 
 
 class ReadOnlySession(AsyncSession):
@@ -35,35 +20,28 @@ class ReadWriteSession(ReadOnlySession):
     """A session that writes; on SQLite it has the database's one writing connection."""
 
 
+class Engines(Protocol):
+    """What an engine's module brings: where to write, where to read, and their beginning and end.
+
+    `prepare` makes the table where there is none, and raises `StartError` for a database that
+    cannot be used.
+    """
+
+    writer: AsyncEngine
+    reader: AsyncEngine
+
+    async def prepare(self) -> None: ...  # noqa: D102 - said above
+    async def dispose(self) -> None: ...  # noqa: D102
+    async def close(self) -> None: ...  # noqa: D102
+
+
 class Database:
     """The engines of one application. `info` is what each session brings along."""
 
-    def __init__(self, settings: Settings, info: Mapping[str, Any]) -> None:
-        url = _existing_file(settings.url)
-        self._path = settings.path
-        self._identity = _identity(self._path)
-        self._busy_timeout = settings.busy_timeout
+    def __init__(self, engines: Engines, info: Mapping[str, Any]) -> None:
+        self._reader = engines.reader
+        self._writer = engines.writer
         self._info = dict(info)
-        self._writer = create_async_engine(
-            url, pool_size=1, max_overflow=0, pool_timeout=settings.request_timeout
-        )
-        self._reader = create_async_engine(
-            url,
-            isolation_level="AUTOCOMMIT",
-            skip_autocommit_rollback=True,
-            pool_size=settings.read_connections,
-            max_overflow=0,
-            pool_timeout=settings.request_timeout,
-        )
-        pragmas = [
-            f"busy_timeout={int(settings.busy_timeout * 1000)}",
-            f"synchronous={settings.synchronous}",
-            "foreign_keys=ON",
-            "journal_size_limit=67108864",
-        ]
-        _set_on_connect(self._writer, pragmas)
-        _set_on_connect(self._reader, [*pragmas, "query_only=ON"])
-        event.listen(self._writer.sync_engine, "begin", self._begin)
 
     def read_session(self) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until a batch runs on it."""
@@ -73,177 +51,49 @@ class Database:
         """Construct a session that writes; nothing is opened until a batch runs on it."""
         return ReadWriteSession(self._writer, info=self._info)
 
-    async def prepare(self) -> None:
-        """Make the table where there is none; another schema is refused before any write."""
-        async with self._reader.connect() as connection:
-            columns = await connection.run_sync(_hero_columns)
-        if columns and not columns >= _COLUMNS:
-            message = f"it has a table hero with other columns ({', '.join(sorted(columns))})"
-            raise StartError(message)
-        await self._use_wal()
-        if not columns:
-            async with self._writer.begin() as connection:
-                table = Hero.metadata.tables["hero"]
-                await connection.run_sync(Hero.metadata.create_all, tables=[table])
-
-    async def dispose(self) -> None:
-        """Close every connection, the writing one last: the last one out checkpoints."""
-        await self._reader.dispose()
-        await self._writer.dispose()
-
-    async def close(self) -> None:
-        """Checkpoint and close, so that no `-wal` file stays behind."""
-        try:
-            await self._pragma("wal_checkpoint(TRUNCATE)")
-        finally:
-            await self.dispose()
-
-    def _begin(self, connection: Connection) -> None:
-        if _identity(self._path) != self._identity:
-            raise ReplacedError
-        # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
-        driver = connection.connection.dbapi_connection
-        assert isinstance(driver, AdaptedConnection)  # noqa: S101 - it is aiosqlite's
-        driver.run_async(lambda driver: driver.execute_fetchall("BEGIN IMMEDIATE"))
-
-    async def _use_wal(self) -> None:
-        # When several processes switch one file, SQLite fails at once instead of waiting.
-        async with asyncio.timeout(self._busy_timeout):
-            while True:
-                try:
-                    return await self._pragma("journal_mode=WAL")
-                except OperationalError as error:
-                    if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
-                        raise
-                    await asyncio.sleep(0.01)
-
-    async def _pragma(self, pragma: str) -> None:
-        async with self._writer.connect() as connection:
-            # Past SQLAlchemy's transaction: these two pragmas cannot run inside one.
-            raw = await connection.get_raw_connection()
-            driver_connection = raw.driver_connection
-            assert driver_connection is not None  # noqa: S101 - it was just connected
-            await driver_connection.execute_fetchall(f"PRAGMA {pragma}")
-
 
 @asynccontextmanager
 async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIterator[Database]:
     """Open the database, make its table where there is none, and close it at the end.
 
-    Raises `StartError`, one line, for a database that cannot be used; its file is untouched.
+    Raises `StartError`, one line, for a database that cannot be used; it is untouched.
     """
-    path = settings.path
-    _check_file(path)
-    database = Database(settings, info)
+    engines: Engines = (
+        postgresql.PostgreSQL(settings) if settings.is_postgresql else sqlite.SQLite(settings)
+    )
     try:
-        await database.prepare()
-    except (DBAPIError, StartError, TimeoutError) as error:
-        await database.dispose()
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        raise _unusable(path, str(reason) or "another process has locked it") from error
+        await engines.prepare()
+    except BaseException:
+        await engines.dispose()
+        raise
     try:
-        yield database
+        yield Database(engines, info)
     finally:
-        await database.close()
+        await engines.close()
 
 
 async def ping(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
     """Ask the database for an answer: a batch function."""
-    await fetch(session, _PING, {})
+    await fetch(session, "SELECT 1", {})
     return items
 
 
 async def fetch(
-    session: AsyncSession, statement: TextClause, parameters: Mapping[str, object]
+    session: AsyncSession, statement: str, parameters: Mapping[str, object]
 ) -> Sequence[Any]:
     """Execute a statement, and return its rows.
 
-    It goes straight to the driver, in one turn of its thread: a cursor of SQLAlchemy's takes four.
+    It goes straight to the driver: SQLAlchemy's cursors, in which aiosqlite's thread takes four
+    turns, cost more than the statement.
     """
     connection = (await session.connection()).sync_connection
     assert connection is not None  # noqa: S101 - it is open
     driver = connection.connection.driver_connection
-    assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 - there is no other engine
+    module = _MODULES[connection.dialect.name]
     try:
-        return list(await driver.execute_fetchall(statement.text, parameters))
-    except ValueError as error:  # what aiosqlite raises when its connection was closed
-        await session.invalidate()
-        raise BrokenError from error
-
-
-def _unusable(path: Path, reason: str) -> StartError:
-    return StartError(f"The database {path} cannot be used: {reason}")
-
-
-def _check_file(path: Path) -> None:
-    """See that SQLite can work with the file, before SQLite could touch it; make an empty one."""
-    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-        raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
-    directory = path.absolute().parent
-    if not directory.is_dir():
-        raise _unusable(path, f"there is no directory {directory}; make it first")
-    if path.is_dir():
-        raise _unusable(path, "it is a directory; name a file")
-    if not os.access(directory, os.W_OK):
-        raise _unusable(path, f"the directory {directory} cannot be written")
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise _unusable(path, "the file cannot be read and written")
-    if path.exists():
-        _check_header(path)
-    else:
-        # An empty file is an empty database; connections never make one.
-        path.touch()
-
-
-def _check_header(path: Path) -> None:
-    """Refuse what is no SQLite file, or lacks its end (https://sqlite.org/fileformat.html)."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    size = path.stat().st_size
-    if size == 0:
-        return
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):  # noqa: PLR2004
-        raise _unusable(path, "it is not a SQLite database")
-    page_size, changes, pages, valid_for = (
-        int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
-    )
-    page_size = 65536 if page_size == 1 else page_size
-    wal = path.with_name(f"{path.name}-wal")
-    # Where there is a WAL, the end of the file may still be in it.
-    complete = changes != valid_for or size >= page_size * pages
-    if not complete and not (wal.exists() and wal.stat().st_size):
-        raise _unusable(path, "the file lacks its end; restore a backup")
-
-
-def _existing_file(url: URL) -> URL:
-    """Return a URL that opens the file but never makes it."""
-    path = urllib.parse.quote(str(Path(url.database or "").absolute()))
-    return url.set(database=f"file:{path}", query={**url.query, "mode": "rw", "uri": "true"})
-
-
-def _hero_columns(connection: Connection) -> set[str]:
-    inspector = inspect(connection)
-    if not inspector.has_table("hero"):
-        return set()
-    return {column["name"] for column in inspector.get_columns("hero")}
-
-
-def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
-    def connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # sqlite3's own transaction control emits no BEGIN before a SELECT: none, then, but ours.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", connect)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another that was put in its place."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        rows: Sequence[Any] = await module.fetch(driver, statement, parameters)
+    except Exception as error:
+        if module.is_lost(driver, error):
+            await session.invalidate()
+        raise
+    return rows

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -139,6 +140,18 @@ class CorruptError(HeroError):
         )
 
 
+class ContendedError(HeroError):
+    """The database gave up one of two changes that wait for each other; this one can go alone."""
+
+    status = 503
+    headers = UnavailableError.headers
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another change got in the way of this one; nothing was changed. Try again"
+        )
+
+
 class UnauthorizedError(HeroError):
     """The request does not carry the token."""
 
@@ -168,6 +181,19 @@ _BY_SQLITE_CODE: dict[int, Callable[[], HeroError]] = {
     sqlite3.SQLITE_CONSTRAINT: RefusedError,
     sqlite3.SQLITE_CORRUPT: CorruptError,
 }
+# By the start of PostgreSQL's SQLSTATE; others are `BrokenError`.
+_BY_SQLSTATE: dict[str, Callable[[], HeroError]] = {
+    "22003": RefusedError,  # another's table has an id of 32 bits
+    "2200H": NoRoomError,  # the sequence has no more ids
+    "40": ContendedError,
+    "53100": NoRoomError,
+    "55P03": BusyError,
+    "57014": LateError,
+    "23": RefusedError,
+    "XX001": CorruptError,
+    "XX002": CorruptError,
+}
+_UNKNOWN: Any = object()
 _OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")
 
 
@@ -176,10 +202,21 @@ def from_database(error: Exception) -> Exception:
     if isinstance(error, PoolTimeoutError):
         return LateError()
     cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, sqlite3.Error):
-        return error
+    if isinstance(cause, sqlite3.Error):
+        return _from_sqlite(cause)
+    # psycopg need not be installed: its errors are told by what they have.
+    state = getattr(cause, "sqlstate", _UNKNOWN)
+    return error if state is _UNKNOWN else _from_postgresql(state)
+
+
+def _from_sqlite(cause: sqlite3.Error) -> HeroError:
     if any(words in str(cause) for words in _OF_A_BAD_ROW):
         return DamagedHeroError()
     # The low byte is the primary code; what is above it tells apart kinds of it.
     code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
     return _BY_SQLITE_CODE.get(code, BrokenError)()
+
+
+def _from_postgresql(state: str | None) -> HeroError:
+    state = state or ""  # none of a connection that was lost
+    return (_BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2]) or BrokenError)()

@@ -45,7 +45,7 @@ class Patch(NamedTuple):
 
 async def get_heroes(session: ReadOnlySession, ids: Sequence[int]) -> Sequence[str | HeroError]:
     """Read heroes by id, each as a JSON object."""
-    rows = await fetch(session, sql.GET, {"ids": json.dumps(ids)})
+    rows = await fetch(session, _dialect(session).get, {"ids": json.dumps(ids)})
     bodies: dict[int, str | None] = dict(rows)
     return [_body(bodies[hero_id]) if hero_id in bodies else HeroNotFoundError() for hero_id in ids]
 
@@ -55,7 +55,7 @@ async def list_heroes(
 ) -> Sequence[Listed | HeroError]:
     """Read pages of heroes, in id order; equal ones are read once, and all from one snapshot."""
     distinct = sorted(set(pages), key=attrgetter("offset"))
-    statement = sql.list_pages(tuple(_shape(page) for page in distinct))
+    statement = sql.list_pages(_dialect(session), tuple(_shape(page) for page in distinct))
     parameters: dict[str, object] = {}
     walked = 0
     for index, page in enumerate(distinct):
@@ -82,14 +82,19 @@ async def create_heroes(
             others[hero.name, hero.age, hero.secret_name].append(index)
         else:
             chosen.setdefault(hero.id, index)
+    dialect = _dialect(session)
     # Chosen ids go first, so that no new id can meet one of them.
-    for stored in await _insert(session, [heroes[index] for index in chosen.values()]):
+    with_id = [heroes[index] for index in chosen.values()]
+    for stored in await _insert(session, dialect.create_chosen, with_id):
         results[chosen[stored.id]] = _created(stored)
-    rest = [heroes[index] for same in others.values() for index in same]
-    for stored in await _insert(session, rest):
-        # RETURNING has no promised order, but heroes of equal content are interchangeable.
-        same = others[stored.name, stored.age, stored.secret_name]
-        results[same.pop()] = _created(stored)
+    for _ in range(dialect.draws):
+        rest = [heroes[index] for same in others.values() for index in same]
+        for stored in await _insert(session, dialect.create, rest):
+            # RETURNING has no promised order, but heroes of equal content are interchangeable.
+            same = others[stored.name, stored.age, stored.secret_name]
+            results[same.pop()] = _created(stored)
+        if not any(others.values()):
+            break
     return results
 
 
@@ -99,11 +104,12 @@ async def update_heroes(
     """Change the fields that were sent; patches to one hero apply one after the other."""
     results: list[str | HeroError] = [HeroNotFoundError() for _ in patches]
     pending = dict(enumerate(patches))
+    statement = _dialect(session).update
     while pending:
         # A statement changes a hero once: the second patch to it goes into a second statement.
         turn = {patch.id: index for index, patch in reversed(pending.items())}
         rows = [_changes(patches[index]) for index in turn.values()]
-        updated = await fetch(session, sql.UPDATE, {"patches": json.dumps(rows)})
+        updated = await fetch(session, statement, {"patches": json.dumps(rows)})
         for hero_id, body in updated:
             results[turn[hero_id]] = _body(body)
         for index in turn.values():
@@ -115,7 +121,7 @@ async def delete_heroes(
     session: ReadWriteSession, ids: Sequence[int]
 ) -> Sequence[bool | HeroError]:
     """Delete heroes by id; of two deletes of one hero, one succeeds."""
-    rows = await fetch(session, sql.DELETE, {"ids": json.dumps(ids)})
+    rows = await fetch(session, _dialect(session).delete, {"ids": json.dumps(ids)})
     deleted = {hero_id for (hero_id,) in rows}
     results: list[bool | HeroError] = []
     for hero_id in ids:
@@ -124,11 +130,17 @@ async def delete_heroes(
     return results
 
 
-async def _insert(session: ReadWriteSession, heroes: Sequence[HeroCreate]) -> Sequence[HeroPublic]:
+def _dialect(session: ReadOnlySession) -> sql.Dialect:
+    return sql.DIALECTS[session.get_bind().dialect.name]
+
+
+async def _insert(
+    session: ReadWriteSession, statement: str, heroes: Sequence[HeroCreate]
+) -> Sequence[HeroPublic]:
     if not heroes:
         return []
     rows = [(hero.id, hero.name, hero.age, hero.secret_name) for hero in heroes]
-    stored = await fetch(session, sql.CREATE, {"heroes": json.dumps(rows)})
+    stored = await fetch(session, statement, {"heroes": json.dumps(rows)})
     return [
         HeroPublic(id=hero_id, name=name, age=age, secret_name=secret_name)
         for hero_id, name, age, secret_name in stored

@@ -4,6 +4,8 @@ import asyncio
 import gc
 import signal
 import socket
+import sqlite3
+from functools import partial
 from typing import Any, cast
 
 import typer
@@ -15,20 +17,41 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from hero_api.connection import ArrivalNotice, Connections
 from hero_api.errors import StartError
 from hero_api.settings import Settings
+from hero_api.sqlite import has_wal_reset_fault
+from hero_api.workers import Worker, supervise
 
+_ONE_PROCESS = (
+    f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
+    "(sqlite.org/wal.html, the WAL-reset bug): serve with one worker, "
+    "use SQLite 3.51.3 or newer, or use PostgreSQL"
+)
 _DRAIN = 4  # seconds that requests under way have to end after SIGTERM
 
 
-def serve(app: FastAPI, settings: Settings, host: str, port: int) -> None:
+def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
     """Serve `app` until SIGTERM or SIGINT; then answer what was read, and return.
 
     Raises `StartError`, one line, when the address or the database cannot be used.
     """
-    with _listen(host, port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as run:
-        run.run(_serve(app, settings, listener))
+    if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
+        raise StartError(_ONE_PROCESS)
+    with _listen(host, port) as listener:
+        run = partial(_run, app, settings, listener)
+        if workers > 1:
+            supervise(workers, run, partial(_announce, settings, listener))
+        else:
+            run(None)
 
 
-async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None) -> None:
+    """Serve in this process, alone or as one of several."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(app, settings, listener, worker))
+
+
+async def _serve(
+    app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
+) -> None:
     connections = Connections(HttpToolsProtocol, settings.client_timeout)
     config = uvicorn.Config(
         ArrivalNotice(app),
@@ -52,7 +75,11 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
         signal.signal(number, end)
     # Not uvicorn's own lifespan: that prints a traceback when the start fails.
     async with app.router.lifespan_context(app):
-        _announce(settings, listener)
+        if worker:
+            worker.end_with_supervisor()
+            worker.is_ready()
+        else:
+            _announce(settings, listener)
         # What was imported lives for ever: the collector need not look at it again, nor often.
         gc.collect()
         gc.freeze()
@@ -81,5 +108,10 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
         else "answered writes survive a crash of the process; a power cut may take back the last"
     )
     typer.echo(f"Listening on http://{host}:{port} (documentation at /docs)")
+    if settings.is_postgresql:
+        # With its password hidden.
+        typer.echo(f"Heroes in    {settings.url}")
+        typer.echo("Durability   PostgreSQL's, by its settings fsync and synchronous_commit")
+        return
     typer.echo(f"Heroes in    {settings.path}")
     typer.echo(f"Durability   {settings.synchronous}: {durability}")

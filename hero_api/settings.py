@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,11 @@ from sqlalchemy.exc import ArgumentError
 from hero_api.errors import StartError
 
 PREFIX = "HERO_API_"
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite"}
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+_EXAMPLES = "sqlite:///heroes.db or postgresql://user:password@host/database"
+# libpq takes several hosts where SQLAlchemy's URLs have one.
+_HOSTS = re.compile(r"^(\w+(?:\+\w+)?://(?:[^@/?]*@)?)([^@/?]*,[^@/?]*)(?:/([^?]*))?(?:\?(.*))?$")
+_HOST_AND_PORT = re.compile(r"\[?([^/\]]*?)\]?:(\d+)")
 
 logger = logging.getLogger("hero_api")
 
@@ -28,16 +33,16 @@ logger = logging.getLogger("hero_api")
 def _normal_url(text: str) -> str:
     """Give a database URL as people write it its async driver, and refuse what cannot work."""
     try:
-        url = make_url(text)
-    except ArgumentError:
-        message = "is not a database URL; use for example sqlite:///heroes.db"
+        url = make_url(_HOSTS.sub(_hosts_into_query, text))
+    except (ArgumentError, ValueError):
+        message = f"is not a database URL; use for example {_EXAMPLES}"
         raise ValueError(message) from None
     url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
     if url.drivername not in _ASYNC_DRIVERS.values():
-        message = (
-            f"names {url.drivername}, which is not supported; use for example sqlite:///heroes.db"
-        )
+        message = f"names {url.drivername}, which is not supported; use for example {_EXAMPLES}"
         raise ValueError(message)
+    if url.get_backend_name() == "postgresql":
+        return _with_ports_apart(url).render_as_string(hide_password=False)
     if _is_in_memory(url):
         message = (
             "is an in-memory SQLite database, of which each connection would see one of its own; "
@@ -48,6 +53,21 @@ def _normal_url(text: str) -> str:
         message = "is a SQLite URI; give the plain path, for example sqlite:///heroes.db"
         raise ValueError(message)
     return url.render_as_string(hide_password=False)
+
+
+def _hosts_into_query(match: re.Match[str]) -> str:
+    before, hosts, database, query = match.groups(default="")
+    return f"{before}/{database}?host={hosts}{query and '&' + query}"
+
+
+def _with_ports_apart(url: URL) -> URL:
+    """Write `host=a:1,b:2` as libpq does: `host=a,b&port=1,2`."""
+    hosts = ",".join(url.normalized_query.get("host", ())).split(",")
+    if not any(_HOST_AND_PORT.fullmatch(host) for host in hosts):
+        return url
+    parts = [_HOST_AND_PORT.fullmatch(host) or re.fullmatch("(.*)()", host) for host in hosts]
+    names, ports = zip(*(part.groups() for part in parts if part), strict=True)
+    return url.update_query_dict({"host": ",".join(names), "port": ",".join(ports)})
 
 
 def _is_in_memory(url: URL) -> bool:
@@ -68,7 +88,13 @@ class Settings(BaseSettings):
 
     database_url: DatabaseURL = Field(
         default="sqlite+aiosqlite:///database.db",
-        description="where the heroes are; `sqlite:///file.db` gets its async driver by itself",
+        description="where the heroes are: `sqlite:///file.db`, or "
+        "`postgresql://user:password@host/database`",
+    )
+    read_database_url: DatabaseURL | None = Field(
+        default=None,
+        description="PostgreSQL: where heroes are read, such as standbys; by default where they "
+        "are written",
     )
     synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL",
@@ -79,7 +105,7 @@ class Settings(BaseSettings):
         default=5.0,
         ge=0,
         le=3600,
-        description="SQLite: seconds to wait for a lock that another process holds",
+        description="seconds to wait for a lock that another process holds",
     )
     read_connections: int = Field(
         default=4, ge=1, le=64, description="connections that serve reads"
@@ -138,6 +164,15 @@ class Settings(BaseSettings):
         except SettingsError as error:  # a list that is not JSON
             raise StartError(f"{PREFIX}CORS_ORIGINS must be a JSON list: {error}") from None
 
+    @field_validator("read_database_url")
+    @classmethod
+    def _both_are_postgresql(cls, value: str | None, info: ValidationInfo) -> str | None:
+        urls = [value, info.data.get("database_url", "")]
+        if value and not all(url.startswith("postgresql") for url in urls):
+            message = "is for PostgreSQL, and only where HERO_API_DATABASE_URL is PostgreSQL too"
+            raise ValueError(message)
+        return value
+
     @classmethod
     def variables(cls) -> list[str]:
         """Every environment variable that is read."""
@@ -157,6 +192,16 @@ class Settings(BaseSettings):
     def url(self) -> URL:
         """The database URL, parsed."""
         return make_url(self.database_url)
+
+    @property
+    def read_url(self) -> URL:
+        """The URL of the database that reads go to, parsed."""
+        return make_url(self.read_database_url or self.database_url)
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether the heroes are in PostgreSQL, and not in a file."""
+        return self.url.get_backend_name() == "postgresql"
 
     @property
     def path(self) -> Path:

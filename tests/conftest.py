@@ -14,6 +14,8 @@ from hero_api.app import create_app
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
+from .clusters import MISSING, Cluster, has_postgresql, running_cluster
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,8 +23,30 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes settings on both engines, unless it is marked `sqlite`."""
+    if "settings" in metafunc.fixturenames:
+        both = metafunc.definition.get_closest_marker("sqlite") is None
+        metafunc.parametrize(
+            "settings", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True
+        )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server, for as long as the tests run."""
+    if not has_postgresql():
+        pytest.skip(MISSING)
+    with running_cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings for a database that is the test's own: a file, or a schema of the cluster's."""
+    if request.param == "postgresql":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        return Settings(database_url=cluster.new_schema())
     return Settings(database_url=f"sqlite:///{tmp_path}/heroes.db")
 
 

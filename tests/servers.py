@@ -50,19 +50,24 @@ class Server:
 
 @contextmanager
 def launching(
-    directory: Path, *, prefix: Sequence[str] = (), **settings: object
+    directory: Path,
+    *,
+    prefix: Sequence[str] = (),
+    options: Sequence[str] = (),
+    **settings: object,
 ) -> Iterator[subprocess.Popen[str]]:
     """Launch a server on the heroes of `directory`; at the end it is gone, whatever happened.
 
-    `settings` are named as the fields of `Settings`; `prefix` is a command that runs the server.
+    `settings` are named as the fields of `Settings`; `prefix` is a command that runs the server,
+    and `options` are more of its own.
     """
+    settings = {"database_url": f"sqlite:///{directory}/heroes.db"} | settings
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     environment |= {PREFIX + name.upper(): str(value) for name, value in settings.items()}
-    environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{directory}/heroes.db"
     with (
         (directory / "stderr").open("ab") as stderr,
         subprocess.Popen(
-            [*prefix, sys.executable, "-m", "hero_api", "serve", "--port", "0"],
+            [*prefix, sys.executable, "-m", "hero_api", "serve", "--port", "0", *options],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -87,9 +92,15 @@ def listening(process: subprocess.Popen[str], directory: Path) -> Server:
 
 
 @contextmanager
-def serving(directory: Path, *, prefix: Sequence[str] = (), **settings: object) -> Iterator[Server]:
+def serving(
+    directory: Path,
+    *,
+    prefix: Sequence[str] = (),
+    options: Sequence[str] = (),
+    **settings: object,
+) -> Iterator[Server]:
     """Serve the heroes of `directory`, as `launching` does, and wait until the server listens."""
-    with launching(directory, prefix=prefix, **settings) as process:
+    with launching(directory, prefix=prefix, options=options, **settings) as process:
         yield listening(process, directory)
 
 

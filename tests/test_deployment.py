@@ -22,6 +22,7 @@ import typer
 import yaml  # type: ignore[import-untyped] # uvicorn[standard] brings it, without its types
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict  # typing has one that Pydantic takes from 3.12 on
 
 import hero_api.cli
 from hero_api.app import create_app
@@ -60,8 +61,40 @@ class Service(Part):
     stop_grace_period: Seconds
 
 
+class Condition(Part):
+    condition: Literal["service_started", "service_healthy"]
+
+
+class PostgreSQLService(Service):
+    """The service where it is on PostgreSQL."""
+
+    profiles: list[str]
+    command: list[str]
+    environment: dict[str, str]
+    volumes: list[str]
+    depends_on: dict[str, Condition]
+
+
+class Server(Part):
+    """PostgreSQL itself."""
+
+    image: Annotated[str, Field(pattern=r"^postgres:\d+$")]
+    profiles: list[str]
+    environment: dict[str, str]
+    volumes: list[str]
+    healthcheck: Healthcheck
+    restart: Literal["unless-stopped"]
+    stop_grace_period: Seconds
+
+
+Services = TypedDict(
+    "Services",
+    {"hero-api": Service, "hero-api-postgresql": PostgreSQLService, "postgresql": Server},
+)
+
+
 class Compose(Part):
-    services: dict[str, Service]
+    services: Services
     volumes: dict[str, None]
 
 
@@ -96,11 +129,11 @@ def command() -> list[str]:
     return [*json.loads(instruction("ENTRYPOINT")), *json.loads(instruction("CMD"))]
 
 
-def options() -> dict[str, object]:
-    """Return what `hero-api serve` understands of the command's arguments."""
+def options(command: list[str]) -> dict[str, object]:
+    """Return what `hero-api serve` understands of the arguments of a command."""
     program = typer.main.get_command(hero_api.cli.app)
     assert isinstance(program, typer.core.TyperGroup)
-    _, name, *arguments = command()
+    name, *arguments = command
     return program.commands[name].make_context(name, arguments).params
 
 
@@ -141,7 +174,7 @@ def check_health(port: int) -> int:
 
 
 def test_the_compose_file_keeps_to_the_compose_specification() -> None:
-    assert list(compose().services) == ["hero-api"]
+    assert list(compose().services) == ["hero-api", "hero-api-postgresql", "postgresql"]
 
 
 def test_the_image_is_built_where_the_dockerfile_is() -> None:
@@ -153,8 +186,9 @@ def test_the_image_runs_a_command_that_the_package_installs() -> None:
 
 
 def test_the_image_listens_on_every_address_of_the_port_it_exposes() -> None:
-    assert options()["host"] == "0.0.0.0"
-    assert options()["port"] == int(instruction("EXPOSE"))
+    _, *arguments = command()
+    assert options(arguments)["host"] == "0.0.0.0"
+    assert options(arguments)["port"] == int(instruction("EXPOSE"))
 
 
 def test_the_port_is_published_to_this_machine_alone() -> None:
@@ -195,7 +229,7 @@ def test_the_volume_is_made_for_the_user_before_it_is_declared() -> None:
 
 
 def test_compose_keeps_the_heroes_on_a_named_volume() -> None:
-    [name] = compose().volumes
+    name, _ = compose().volumes
     assert service().volumes == [f"{name}:{instruction('VOLUME')}"]
 
 
@@ -211,6 +245,50 @@ def test_a_container_has_no_privileges_and_gets_none() -> None:
 
 def test_a_container_that_fails_is_started_again() -> None:
     assert service().restart == "unless-stopped"
+
+
+def test_the_profile_adds_several_workers_on_postgresql_on_a_port_of_their_own() -> None:
+    workers = compose().services["hero-api-postgresql"]
+    understood = options(workers.command)
+    assert workers.profiles == ["postgresql"]
+    assert understood["host"] == "0.0.0.0"
+    assert int(str(understood["workers"])) > 1
+    assert workers.ports == [f"127.0.0.1:8001:{understood['port']}"]
+
+
+def test_the_profile_differs_from_the_default_in_nothing_else() -> None:
+    own = {"ports", "volumes"}
+    workers = compose().services["hero-api-postgresql"]
+    shared = Service.model_fields.keys() - own
+    assert workers.model_dump(include=shared) == service().model_dump(include=shared)
+
+
+def test_the_workers_of_the_profile_wait_for_the_database_that_their_url_names() -> None:
+    services = compose().services
+    workers, server = services["hero-api-postgresql"], services["postgresql"]
+    text = workers.environment["HERO_API_DATABASE_URL"]
+    url = Settings(database_url=text.replace("${HEROES_PASSWORD:-heroes}", "heroes")).url
+    assert workers.environment.keys() <= set(Settings.variables())
+    assert workers.depends_on[url.host or ""].condition == "service_healthy"
+    assert server.environment == {
+        "POSTGRES_USER": url.username,
+        "POSTGRES_PASSWORD": "${HEROES_PASSWORD:-heroes}",
+        "POSTGRES_DB": url.database,
+    }
+
+
+def test_the_database_of_the_profile_is_on_a_named_volume() -> None:
+    _, name = compose().volumes
+    server = compose().services["postgresql"]
+    assert server.profiles == ["postgresql"]
+    assert server.volumes == [f"{name}:/var/lib/postgresql/data"]
+
+
+def test_the_image_has_the_driver_of_postgresql() -> None:
+    installs = [rest for word, rest in instructions() if word == "RUN" and "install --no" in rest]
+    [install] = installs
+    assert "[postgresql]" in install
+    assert "postgresql" in PYPROJECT["project"]["optional-dependencies"]
 
 
 def test_compose_and_the_image_check_health_in_the_same_way() -> None:

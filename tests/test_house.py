@@ -17,10 +17,11 @@ MODULES = {path.stem: path for path in (ROOT / "hero_api").glob("*.py")}
 FLOORS = [
     {"errors"},
     {"settings", "models", "lane", "sql"},
-    {"coalescing", "database"},
+    {"coalescing", "sqlite", "postgresql"},
+    {"database"},
     {"heroes"},
     {"dependencies", "direct"},
-    {"routes", "operations", "answers", "guard", "connection", "checking"},
+    {"routes", "operations", "answers", "guard", "connection", "checking", "workers"},
     {"app"},
     {"main", "server", "testing"},
     {"cli"},

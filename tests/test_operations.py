@@ -35,6 +35,7 @@ async def test_the_service_is_ready_while_the_database_answers(client: httpx.Asy
     assert response.json() == {"status": "ok"}
 
 
+@pytest.mark.sqlite
 async def test_the_service_is_not_ready_while_another_process_holds_the_lock(
     client: httpx.AsyncClient, other: sqlite3.Connection
 ) -> None:
@@ -46,6 +47,7 @@ async def test_the_service_is_not_ready_while_another_process_holds_the_lock(
     assert int(response.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.sqlite
 async def test_the_process_says_that_it_lives_while_another_holds_the_lock(
     client: httpx.AsyncClient, other: sqlite3.Connection
 ) -> None:
@@ -55,6 +57,7 @@ async def test_the_process_says_that_it_lives_while_another_holds_the_lock(
     assert response.status_code == 200
 
 
+@pytest.mark.sqlite
 async def test_the_service_is_ready_again_when_the_lock_is_free(
     client: httpx.AsyncClient, other: sqlite3.Connection
 ) -> None:
@@ -64,6 +67,7 @@ async def test_the_service_is_ready_again_when_the_lock_is_free(
     assert (await client.get("/readyz")).status_code == 200
 
 
+@pytest.mark.sqlite
 async def test_heroes_are_read_while_another_process_holds_the_lock(
     client: httpx.AsyncClient, other: sqlite3.Connection
 ) -> None:

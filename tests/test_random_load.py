@@ -8,10 +8,8 @@ to what is stored after them, with each operation answered as it was.
 import asyncio
 import itertools
 import random
-import sqlite3
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import closing
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,6 +19,8 @@ from fastapi import FastAPI
 
 from hero_api.settings import Settings
 from hero_api.testing import running
+
+from .clusters import stored
 
 WAVES, CLIENTS, REQUESTS = 12, 24, 12
 HOT = range(1, 9)
@@ -260,9 +260,7 @@ async def test_a_serial_order_explains_every_answer_under_a_random_load(
             assert min(load.given) > max(ever)
             ever |= {*load.given, *after}
             before = after
-    with closing(sqlite3.connect(settings.url.database or "")) as connection:
-        rows = connection.execute("SELECT id, name, age, secret_name FROM hero")
-        assert {hero_id: Hero(*fields) for hero_id, *fields in rows} == before
+    assert {hero_id: Hero(*fields) for hero_id, *fields in stored(settings)} == before
 
 
 # The explanation itself: what it must not accept

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -31,6 +32,10 @@ BAD = [
     ("DATABASE_URL", "heroes.db"),
     ("DATABASE_URL", "mysql://localhost/heroes"),
     ("DATABASE_URL", "sqlite:///:memory:"),
+    ("DATABASE_URL", "postgresql://host:port/heroes"),
+    ("DATABASE_URL", "postgresql+asyncpg://host/heroes"),
+    ("READ_DATABASE_URL", "sqlite:///heroes.db"),
+    ("READ_DATABASE_URL", "postgresql://host/heroes"),
     ("SYNCHRONOUS", "OFF"),
     ("SYNCHRONOUS", ""),
     ("BUSY_TIMEOUT", "-1"),
@@ -61,8 +66,16 @@ def test_a_setting_is_read_from_its_variable(
     assert getattr(Settings.from_environment(), name.lower()) == value
 
 
+def test_the_database_to_read_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERO_API_DATABASE_URL", "postgresql://primary/heroes")
+    monkeypatch.setenv("HERO_API_READ_DATABASE_URL", "postgresql://standby/heroes")
+    settings = Settings.from_environment()
+    assert (settings.url.host, settings.read_url.host) == ("primary", "standby")
+
+
 def test_every_setting_has_a_variable_and_a_test_that_reads_it() -> None:
-    assert sorted(Settings.variables()) == sorted(f"HERO_API_{name}" for name, *_ in GIVEN)
+    names = [name for name, *_ in GIVEN] + ["READ_DATABASE_URL"]
+    assert sorted(Settings.variables()) == sorted(f"HERO_API_{name}" for name in names)
 
 
 def test_every_setting_is_described() -> None:
@@ -129,11 +142,61 @@ def test_settings_cannot_be_changed(settings: Settings) -> None:
 # Database URLs
 
 
+def driver_arguments(text: str) -> dict[str, object]:
+    """Return what PostgreSQL's driver is given for a URL."""
+    url = Settings(database_url=text).url
+    _, arguments = create_async_engine(url).dialect.create_connect_args(url)
+    return {name: value for name, value in arguments.items() if name != "context"}
+
+
 @pytest.mark.parametrize("text", ["sqlite:///heroes.db", "sqlite+aiosqlite:///heroes.db"])
 def test_a_url_as_people_write_it_gets_its_async_driver(text: str) -> None:
     settings = Settings(database_url=text)
     assert settings.url.drivername == "sqlite+aiosqlite"
     assert settings.url.database == "heroes.db"
+
+
+@pytest.mark.parametrize("text", ["postgresql://host/heroes", "postgresql+psycopg://host/heroes"])
+def test_a_url_of_postgresql_gets_its_driver(text: str) -> None:
+    settings = Settings(database_url=text)
+    assert settings.is_postgresql
+    assert settings.database_url == "postgresql+psycopg://host/heroes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me:secret@a:1,b:2/heroes?target_session_attrs=read-write",
+        "postgresql://me:secret@/heroes?host=a:1,b:2&target_session_attrs=read-write",
+        "postgresql://me:secret@/heroes?host=a:1&host=b:2&target_session_attrs=read-write",
+        "postgresql://me:secret@/heroes?host=a,b&port=1,2&target_session_attrs=read-write",
+    ],
+)
+def test_several_hosts_may_be_written_as_libpq_or_sqlalchemy_has_them(text: str) -> None:
+    assert driver_arguments(text) == {
+        "user": "me",
+        "password": "secret",
+        "dbname": "heroes",
+        "host": "a,b",
+        "port": "1,2",
+        "target_session_attrs": "read-write",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("postgresql://[::1]:1,b/heroes", "::1,b", "1,"),
+        ("postgresql://a,b", "a,b", ","),
+        ("postgresql:///heroes?host=/run/postgresql", "/run/postgresql", None),
+        ("postgresql://a:1/heroes", "a", 1),
+    ],
+)
+def test_hosts_without_ports_sockets_and_addresses_are_kept(
+    text: str, host: str, port: object
+) -> None:
+    given = driver_arguments(text)
+    assert (given["host"], given.get("port")) == (host, port)
 
 
 def test_an_absolute_path_stays_one() -> None:

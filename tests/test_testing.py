@@ -73,6 +73,7 @@ async def test_what_a_test_raises_leaves_the_client_as_it_is(app: FastAPI) -> No
             raise LookupError
 
 
+@pytest.mark.sqlite
 async def test_a_clean_end_leaves_one_file(app: FastAPI, tmp_path: Path) -> None:
     async with running(app) as client:
         await client.post("/heroes/", json=DEADPOND)

@@ -1,6 +1,7 @@
 import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -55,8 +56,15 @@ def database(made: bytes, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(database: Path) -> Settings:
+def of_file(database: Path) -> Settings:
+    """Settings for that file."""
     return Settings(database_url=f"sqlite:///{database}")
+
+
+@pytest.fixture
+async def client(of_file: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with running(create_app(of_file)) as client:
+        yield client
 
 
 def schema(database: Path) -> list[tuple[str, str]]:
@@ -65,14 +73,8 @@ def schema(database: Path) -> list[tuple[str, str]]:
         return connection.execute(query).fetchall()
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Settings:
-    """Settings for a database that the service makes."""
-    return Settings(database_url=f"sqlite:///{tmp_path}/own.db")
-
-
-async def test_the_tutorials_own_flow_works_unchanged(own: Settings) -> None:
-    async with running(create_app(own)) as client:
+async def test_the_tutorials_own_flow_works_unchanged(settings: Settings) -> None:
+    async with running(create_app(settings)) as client:
         dead_pond = {"id": 999, "name": "Dead Pond", "age": 30, "secret_name": "Dive Wilson"}
         response = await client.post("/heroes/", json=dead_pond)
         assert response.status_code == 200
@@ -119,9 +121,9 @@ async def test_the_tutorials_file_opens_with_its_heroes(client: httpx.AsyncClien
     assert (await client.get("/heroes/")).json() == HEROES
 
 
-async def test_the_tutorials_file_keeps_its_table(database: Path, settings: Settings) -> None:
+async def test_the_tutorials_file_keeps_its_table(database: Path, of_file: Settings) -> None:
     before = schema(database)
-    async with running(create_app(settings)) as client:
+    async with running(create_app(of_file)) as client:
         await client.post("/heroes/", json=NEW)
     assert schema(database) == before
     assert "AUTOINCREMENT" not in dict(before)["hero"]
@@ -144,9 +146,9 @@ async def test_heroes_of_the_tutorials_file_are_changed_and_deleted_as_any_other
 
 
 async def test_the_tutorials_program_reads_on_what_the_service_wrote(
-    database: Path, settings: Settings
+    database: Path, of_file: Settings
 ) -> None:
-    async with running(create_app(settings)) as client:
+    async with running(create_app(of_file)) as client:
         created = (await client.post("/heroes/", json={**NEW, "age": 48})).json()
     with closing(sqlite3.connect(database)) as connection:
         row = connection.execute("SELECT id, name, age, secret_name FROM hero WHERE id = 8")

@@ -1,0 +1,167 @@
+"""PostgreSQL: its engines, and how their connections are set up. The driver is an extra."""
+
+import select
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL, Connection, event, inspect, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+
+from hero_api.errors import StartError
+from hero_api.models import MAX_CHOSEN_ID, Hero
+from hero_api.settings import Settings
+from hero_api.sql import LOCK
+
+if TYPE_CHECKING:
+    import psycopg
+
+_COLUMNS = {"id", "name", "age", "secret_name"}
+_LANES = 4  # that write: each has one batch at a time
+_CONNECT_TIMEOUT = 5  # seconds for each host, unless the URL says otherwise
+_READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
+_LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
+_SEQUENCE = text("SELECT pg_get_serial_sequence('hero', 'id')")
+_IS_BEHIND = text(
+    "SELECT max(id) >= coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 1) "
+    "FROM hero WHERE id BETWEEN 1 AND :largest"
+)
+_CATCH_UP = text(
+    "SELECT setval(:sequence, greatest(nextval(:sequence), max(id) + 1), false) "
+    "FROM hero WHERE id <= :largest"
+)
+
+
+class PostgreSQL:
+    """The engines of a PostgreSQL database: one that writes, and one that refuses to.
+
+    Raises `StartError` where the driver is missing.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.url
+        limits = {
+            "lock_timeout": int(settings.busy_timeout * 1000) or 1,
+            "statement_timeout": int(settings.request_timeout * 1000) or 1,
+            "idle_in_transaction_session_timeout": int(settings.request_timeout * 1000) or 1,
+        }
+        self.writer = _create_engine(settings.url, settings, limits, pool_size=_LANES)
+        self.reader = _create_engine(
+            settings.read_url,
+            settings,
+            limits | {"default_transaction_read_only": "on"},
+            pool_size=settings.read_connections,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+        )
+
+    async def prepare(self) -> None:
+        """Make the table where there is none, once, however many processes start together.
+
+        Raises `StartError`, one line, for a database that cannot be used; it is untouched.
+        """
+        try:
+            async with self.writer.begin() as connection:
+                await connection.run_sync(_prepare)
+        except (SQLAlchemyError, StartError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            reason = " ".join(str(cause).split())
+            raise StartError(f"The database {self._url} cannot be used: {reason}") from error
+
+    async def dispose(self) -> None:
+        """Close every connection."""
+        await self.reader.dispose()
+        await self.writer.dispose()
+
+    close = dispose
+
+
+async def fetch(
+    driver: "psycopg.AsyncConnection[Any]", statement: str, parameters: Mapping[str, object]
+) -> Sequence[Any]:
+    """Execute a statement, and return its rows; every parameter is sent as text."""
+    values = {name: str(value) for name, value in parameters.items()}
+    cursor = await driver.execute(statement, values or None)
+    return await cursor.fetchall()
+
+
+def is_lost(driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
+    """Say whether the connection that raised `error` is of no more use."""
+    # A server that refuses to write was demoted: the next connection looks for the primary.
+    return driver.closed or getattr(error, "sqlstate", None) == _READ_ONLY
+
+
+def _create_engine(
+    url: URL,
+    settings: Settings,
+    parameters: Mapping[str, object],
+    **options: Any,  # noqa: ANN401
+) -> AsyncEngine:
+    defaults = {"connect_timeout": str(_CONNECT_TIMEOUT), "application_name": "hero-api"}
+    try:
+        engine = create_async_engine(
+            url.set(query={**defaults, **url.query, "client_encoding": "utf8"}),
+            max_overflow=0,
+            pool_timeout=settings.request_timeout,
+            use_native_hstore=False,  # a query less for each connection
+            **options,
+        )
+    except ImportError as error:
+        message = f"PostgreSQL needs its driver ({error}): pip install 'hero-api[postgresql]'"
+        raise StartError(message) from error
+    statements = [f"SET {name} = {value}" for name, value in parameters.items()]
+
+    def connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        # Not as start-up options: a pooler between would refuse them.
+        cursor = connection.cursor()
+        cursor.execute("; ".join(statements))
+        cursor.close()
+        connection.commit()
+
+    event.listen(engine.sync_engine, "connect", connect)
+    event.listen(engine.sync_engine, "checkout", _check_alive)
+    return engine
+
+
+def _check_alive(
+    connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    """Let the pool connect anew where the server has hung up, which costs no round trip to see."""
+    driver: psycopg.AsyncConnection[Any] = connection.driver_connection
+    poll = select.poll()
+    if not driver.closed:
+        poll.register(driver.fileno(), select.POLLIN)
+    # An idle connection has nothing to say, except that it ends.
+    if driver.closed or poll.poll(0):
+        raise InvalidatePoolError
+
+
+def _prepare(connection: Connection) -> None:
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise StartError(f"its encoding is {encoding}; create it with ENCODING 'UTF8'")
+    columns = _hero_columns(connection)
+    if not columns:
+        # Of several processes that start together, one makes the table, and the others wait.
+        connection.execute(_LOCK)
+        Hero.metadata.create_all(connection, tables=[Hero.metadata.tables["hero"]])
+        columns = _hero_columns(connection)
+    if not columns >= _COLUMNS:
+        raise StartError(f"it has a table hero with other columns ({', '.join(sorted(columns))})")
+    sequence = connection.scalar(_SEQUENCE)
+    if sequence is None:
+        raise StartError("its table hero draws no ids from a sequence; make its id a bigserial")
+    values = {"sequence": sequence, "largest": MAX_CHOSEN_ID}
+    # Who copied heroes in has left the sequence behind them.
+    if connection.scalar(_IS_BEHIND, values):
+        connection.execute(_LOCK)
+        connection.execute(_CATCH_UP, values)
+
+
+def _hero_columns(connection: Connection) -> set[str]:
+    inspector = inspect(connection)
+    if not inspector.has_table("hero"):
+        return set()
+    return {column["name"] for column in inspector.get_columns("hero")}

@@ -1,0 +1,196 @@
+"""`hero-api serve --workers N`, as processes of their own."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hero_api.sqlite import has_wal_reset_fault
+
+from .clusters import Cluster
+from .servers import Server, launching, serving
+
+SOON = 20.0  # seconds: far more than anything here takes
+DEADPOND = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+
+
+@pytest.fixture
+def three(tmp_path: Path, cluster: Cluster) -> Iterator[Server]:
+    """Yield a server of three workers on PostgreSQL."""
+    url = cluster.new_schema()
+    with serving(tmp_path, options=["--workers", "3"], database_url=url) as server:
+        yield server
+
+
+def workers(server: Server) -> list[int]:
+    process = server.process.pid
+    text = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+    return [int(number) for number in text.split()]
+
+
+def lives(process: int) -> bool:
+    """Say whether the process has not ended, waited for or not."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def at(server: Server, path: str) -> str:
+    return f"http://{server.host}:{server.port}{path}"
+
+
+def create(server: Server) -> int:
+    response = httpx.post(at(server, "/heroes/"), json=DEADPOND, timeout=SOON)
+    assert response.status_code == 200
+    hero_id: int = response.json()["id"]
+    return hero_id
+
+
+def test_there_are_as_many_workers_as_were_asked_for(three: Server) -> None:
+    assert len(workers(three)) == 3
+
+
+def test_workers_share_the_heroes_and_the_address(three: Server) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        ids = list(threads.map(lambda _: create(three), range(48)))
+    assert sorted(ids) == list(range(1, 49))
+
+
+def test_what_one_worker_answered_every_worker_reads_at_once(three: Server) -> None:
+    for _ in range(20):
+        hero_id = create(three)
+        assert httpx.get(at(three, f"/heroes/{hero_id}")).status_code == 200
+
+
+def test_each_worker_says_what_it_did_itself(three: Server) -> None:
+    assert httpx.get(at(three, "/metrics")).status_code == 200
+    assert httpx.get(at(three, "/readyz")).status_code == 200
+
+
+def test_the_announcement_is_made_once(tmp_path: Path, cluster: Cluster) -> None:
+    url = cluster.new_schema()
+    with serving(tmp_path, options=["--workers", "3"], database_url=url) as server:
+        server.process.terminate()
+        assert server.process.wait(SOON) == 0
+        assert server.process.stdout is not None
+        assert [line.split()[0] for line in server.process.stdout] == ["Heroes", "Durability"]
+        assert server.log.read_text() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_every_worker_and_the_status_is_0(
+    three: Server, number: signal.Signals
+) -> None:
+    processes = workers(three)
+    three.process.send_signal(number)
+    assert three.process.wait(SOON) == 0
+    assert not any(lives(process) for process in processes)
+
+
+def test_a_worker_that_dies_is_replaced_while_the_others_serve(three: Server) -> None:
+    before = workers(three)
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: len(workers(three)) == 3 and before[0] not in workers(three))
+    assert set(before[1:]) < set(workers(three))
+    assert create(three) == 1
+    assert f"worker {before[0]} ended" in three.log.read_text()
+
+
+def test_no_worker_outlives_its_supervisor(three: Server) -> None:
+    processes = workers(three)
+    three.kill()
+    wait_until(lambda: not any(lives(process) for process in processes))
+
+
+def test_workers_that_cannot_start_are_one_line_and_a_failure(tmp_path: Path) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/heroes"
+    with launching(tmp_path, options=["--workers", "3"], database_url=url) as process:
+        assert process.wait(SOON) == 1
+    [line] = (tmp_path / "stderr").read_text().splitlines()
+    assert "127.0.0.1" in line
+
+
+# On SQLite
+
+
+@pytest.mark.parametrize(
+    ("version", "has_it"),
+    [
+        ((3, 6, 23), False),
+        ((3, 7, 0), True),
+        ((3, 40, 1), True),
+        ((3, 44, 5), True),
+        ((3, 44, 6), False),
+        ((3, 45, 0), True),
+        ((3, 50, 6), True),
+        ((3, 50, 7), False),
+        ((3, 51, 2), True),
+        ((3, 51, 3), False),
+        ((4, 0, 0), False),
+    ],
+)
+def test_the_versions_with_the_wal_reset_fault_are_known(
+    version: tuple[int, ...], has_it: object
+) -> None:
+    assert has_wal_reset_fault(version) is has_it
+
+
+SERVE = """
+import sys, sqlite3
+sqlite3.sqlite_version_info = tuple(map(int, sys.argv.pop(1).split(".")))
+sqlite3.sqlite_version = ".".join(map(str, sqlite3.sqlite_version_info))
+from hero_api.cli import main
+main()
+"""
+
+
+def test_several_workers_on_a_faulty_sqlite_are_refused_with_the_reason(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SERVE, "3.51.2", "serve", "--port", "0", "--workers", "2"],
+        env=os.environ | {"HERO_API_DATABASE_URL": f"sqlite:///{tmp_path}/heroes.db"},
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        check=False,
+    )
+    [line] = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert all(words in line for words in ("3.51.2", "sqlite.org/wal.html", "PostgreSQL"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_workers_serve_one_file_on_a_sqlite_without_the_fault(tmp_path: Path) -> None:
+    file = tmp_path / "heroes.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, "3.51.3", "serve", "--port", "0", "--workers", "2"],
+        env=os.environ | {"HERO_API_DATABASE_URL": f"sqlite:///{file}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[2]
+            for _ in range(4):
+                assert httpx.post(f"{address}/heroes/", json=DEADPOND).status_code == 200
+            process.terminate()
+            assert process.wait(SOON) == 0
+        finally:
+            process.kill()
+    assert sqlite3.connect(file).execute("SELECT count(*) FROM hero").fetchone() == (4,)
