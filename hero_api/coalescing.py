@@ -84,6 +84,12 @@ class Lanes:
             self._lanes[work] = lane
         return lane
 
+    def give_up(self) -> None:
+        """Answer every call now, as if its deadline had passed, and refuse new ones."""
+        self.closed = True
+        for lane in self:
+            lane.give_up()
+
     async def close(self) -> None:
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
         self.closed = True

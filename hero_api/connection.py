@@ -11,6 +11,7 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MAX_HEAD = 65_536  # bytes of a request's line and headers
+_MAX_REST = 1_048_576  # bytes of a body that nobody wanted, and the head after it
 _BODY = b'{"detail":"The head of the request is too large"}'
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
@@ -76,15 +77,16 @@ class Connection(asyncio.Protocol):
         del self.inner
 
     def data_received(self, data: bytes) -> None:
-        if not self._under_way and not self._head_ended:
-            if self._receives_since is None:
+        # While a request is under way, what follows its body is the head of the next.
+        if not (self._head_ended or (self._under_way and self._body_misses)):
+            if self._receives_since is None and not self._under_way:
                 self._receives_since = self._time()
-            if len(self._head) > _MAX_HEAD and self._transport:
-                self._transport.write(_TOO_LARGE)
-                self._transport.close()
+            if len(self._head) > (_MAX_REST if self._body_misses else _MAX_HEAD):
+                self._refuse()
                 return
             self._head += data
-            self._head_ended = b"\r\n\r\n" in self._head
+            # The parser passes over empty lines before a head; the rest of a body is no head.
+            self._head_ended = not self._body_misses and b"\r\n\r\n" in self._head.lstrip()
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -98,6 +100,11 @@ class Connection(asyncio.Protocol):
         self._sends_since = None
         self.inner.resume_writing()
 
+    def _refuse(self) -> None:
+        if self._transport:
+            self._transport.write(_TOO_LARGE)
+            self._transport.close()
+
     def close_if_late(self, latest: float) -> None:
         """Close the connection if its client has been waited for since before `latest`."""
         waited = (self._receives_since, self._sends_since)
@@ -110,8 +117,7 @@ class Connection(asyncio.Protocol):
         self._head_ended = False
         self._under_way += 1
         self._body_misses = has_body
-        if not has_body:
-            self._receives_since = None
+        self._receives_since = (self._receives_since or self._time()) if has_body else None
 
     def request_received(self) -> None:
         """Take note that the whole request has arrived."""
@@ -121,8 +127,6 @@ class Connection(asyncio.Protocol):
     def request_ended(self) -> None:
         """Take note that the request was answered, maybe before the whole of it has arrived."""
         self._under_way -= 1
-        # The rest of a body that nobody wants is no head.
-        self._head_ended = self._body_misses
         self._receives_since = self._time() if self._body_misses else None
 
 

@@ -30,6 +30,7 @@ class Guard:
             return
         if scope["method"] in {"POST", "PATCH"}:
             if _declared_size(scope) > self.max_body_size:
+                await _discard(receive)
                 error = self._too_large()
                 response = JSONResponse({"detail": error.detail}, error.status_code)
                 await response(scope, receive, send)
@@ -59,6 +60,8 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.max_body_size:
+                if message.get("more_body"):
+                    await _discard(receive)
                 raise self._too_large()
             return message
 
@@ -66,6 +69,12 @@ class Guard:
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"The body is larger than {self.max_body_size} bytes")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body to its end, so that the connection can be used again."""
+    while (await receive()).get("more_body"):
+        pass
 
 
 def _fault(scope: Scope, error: Exception) -> JSONResponse:

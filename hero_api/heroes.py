@@ -111,7 +111,10 @@ async def update_heroes(
         rows = [_changes(patches[index]) for index in turn.values()]
         updated = await fetch(session, statement, {"patches": json.dumps(rows)})
         for hero_id, body in updated:
-            results[turn[hero_id]] = _body(body)
+            if body is None:
+                # Raised, not returned: what is answered with an error must not be stored.
+                raise DamagedHeroError
+            results[turn[hero_id]] = body
         for index in turn.values():
             del pending[index]
     return results
@@ -128,6 +131,10 @@ async def delete_heroes(
         results.append(True if hero_id in deleted else HeroNotFoundError())
         deleted.discard(hero_id)
     return results
+
+
+def _body(rendered: str | None) -> str | HeroError:
+    return DamagedHeroError() if rendered is None else rendered
 
 
 def _dialect(session: ReadOnlySession) -> sql.Dialect:
@@ -154,10 +161,6 @@ def _created(hero: HeroPublic) -> Created:
 def _changes(patch: Patch) -> Sequence[object]:
     sent = patch.changes.model_dump(exclude_unset=True)
     return (patch.id, sent.get("name"), "age" in sent, sent.get("age"), sent.get("secret_name"))
-
-
-def _body(rendered: str | None) -> str | HeroError:
-    return DamagedHeroError() if rendered is None else rendered
 
 
 def _is_scan(page: Page) -> bool:

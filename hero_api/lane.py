@@ -101,10 +101,16 @@ class Lane(Generic[S, Item, R]):
             self._timer = loop.call_at(call.deadline, self._expire)
         return answer
 
+    def give_up(self) -> None:
+        """Answer every call now, as if its deadline had passed, and refuse new ones."""
+        self._closed = True
+        self._expire(float("inf"))
+
     async def close(self) -> None:
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
         self._closed = True
-        if self._task is not None:
+        answers = [call.answer for call in (*self._begun, *self._waiting)]
+        if self._task is not None and not all(answer.done() for answer in answers):
             await asyncio.wait([self._task], timeout=self._timeout)
         if self._timer is not None:
             self._timer.cancel()
@@ -173,13 +179,16 @@ class Lane(Generic[S, Item, R]):
         now = asyncio.get_running_loop().time()
         if now >= self._silent_until and not isinstance(error, HeroError):
             self._silent_until = now + 1
-            reason = error.orig if isinstance(error, DBAPIError) else error
-            logger.error("%s: a batch of %d failed: %r", self.name, size, reason)
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            # Not its message, which may quote what a hero holds.
+            kind = getattr(cause, "sqlite_errorname", None) or type(cause).__name__
+            told = from_database(error)
+            logger.error("%s: a batch of %d failed: %s: %s", self.name, size, kind, told)
 
-    def _expire(self) -> None:
+    def _expire(self, until: float | None = None) -> None:
         """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = until or loop.time()
         late = OutcomeUnknownError if self._work.writes else LateError
         for call in self._begun:
             if call.deadline <= now and not call.answer.done():

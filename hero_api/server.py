@@ -14,6 +14,7 @@ import uvloop
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hero_api.coalescing import Lanes
 from hero_api.connection import ArrivalNotice, Connections
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -26,6 +27,7 @@ _ONE_PROCESS = (
     "use SQLite 3.51.3 or newer, or use PostgreSQL"
 )
 _DRAIN = 4  # seconds that requests under way have to end after SIGTERM
+_PATIENCE = 2.5  # seconds of these that the database has
 
 
 def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
@@ -64,7 +66,7 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=_DRAIN,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, app)
 
     def end(*_: object) -> None:
         server.should_exit = True
@@ -87,6 +89,21 @@ async def _serve(
         sweep = asyncio.create_task(connections.sweep())
         await server.serve(sockets=[listener])
         sweep.cancel()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; when it ends, what the database does not answer in time is answered 503."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was read, and close the connections."""
+        # uvicorn would cancel what is left at the end of the drain, and answer it 500.
+        lanes: Lanes = self._app.state.lanes
+        asyncio.get_running_loop().call_later(_PATIENCE, lanes.give_up)
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:

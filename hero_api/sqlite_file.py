@@ -1,0 +1,79 @@
+"""The file that SQLite keeps the heroes in: looked at before SQLite touches it."""
+
+import os
+import urllib.parse
+from pathlib import Path
+
+from sqlalchemy import URL
+
+from hero_api.errors import StartError
+
+_HEADER_FIELDS = ((16, 18), (24, 28), (28, 32), (92, 96))
+
+
+def unusable(path: Path, reason: str) -> StartError:
+    """Return the error that says why the file cannot be used."""
+    return StartError(f"The database {path} cannot be used: {reason}")
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that SQLite cannot work with; make an empty one where there is none.
+
+    Raises `StartError`, one line.
+    """
+    try:
+        _check_file(path)
+    except OSError as error:
+        raise unusable(path, error.strerror or str(error)) from error
+
+
+def _check_file(path: Path) -> None:
+    directory = path.absolute().parent
+    if not directory.is_dir():
+        raise unusable(path, f"there is no directory {directory}; make it first")
+    if path.is_dir():
+        raise unusable(path, "it is a directory; name a file")
+    if not os.access(directory, os.W_OK):
+        raise unusable(path, f"the directory {directory} cannot be written")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise unusable(path, "the file cannot be read and written")
+    if path.exists():
+        _check_header(path)
+    else:
+        # An empty file is an empty database; connections never make one.
+        path.touch()
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is no SQLite file, or lacks its end (https://sqlite.org/fileformat.html)."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    size = path.stat().st_size
+    if size == 0:
+        return
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):  # noqa: PLR2004
+        raise unusable(path, "it is not a SQLite database")
+    page_size, changes, pages, valid_for = (
+        int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
+    )
+    page_size = 65536 if page_size == 1 else page_size
+    wal = path.with_name(f"{path.name}-wal")
+    # Where there is a WAL, the end of the file may still be in it.
+    complete = changes != valid_for or size >= page_size * pages
+    if not complete and not (wal.exists() and wal.stat().st_size):
+        raise unusable(path, "the file lacks its end; restore a backup")
+
+
+def existing_file(url: URL) -> URL:
+    """Return a URL that opens the file but never makes it."""
+    path = urllib.parse.quote(str(Path(url.database or "").absolute()))
+    return url.set(database=f"file:{path}", query={**url.query, "mode": "rw", "uri": "true"})
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another that was put in its place."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
