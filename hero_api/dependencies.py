@@ -45,5 +45,7 @@ class TokenCheck(HTTPBearer):
     async def __call__(self, request: Request) -> None:  # type: ignore[override]
         """Raise `UnauthorizedError` unless the request carries the token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secrets.compare_digest(token.encode(), self._expected):
+        # Headers are bytes, which Starlette decodes as Latin-1, whatever they were meant as.
+        given = token.encode("latin-1")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(given, self._expected):
             raise UnauthorizedError

@@ -60,7 +60,7 @@ async def _serve(
         http=cast("Any", connections),
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         proxy_headers=False,
         server_header=False,

@@ -5,7 +5,7 @@ import logging
 import sqlite3
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import aiosqlite
 from sqlalchemy import Connection, Integer, event, inspect
@@ -13,15 +13,14 @@ from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
-from hero_api.errors import BrokenError, ReplacedError, StartError
+from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
 from hero_api.models import Hero
 from hero_api.settings import Settings
 from hero_api.sqlite_file import check_file, existing_file, identity, unusable
 
 _OLDEST = (3, 35, 0)  # the first with RETURNING
-_CLOSE = 1.0  # seconds
 _COLUMNS = {"id", "name", "age", "secret_name"}
 
 logger = logging.getLogger("hero_api")
@@ -79,16 +78,17 @@ class SQLite:
         await self.writer.dispose()
 
     async def close(self) -> None:
-        """Checkpoint and close, so that no `-wal` file stays behind."""
+        """Checkpoint and close, so that no `-wal` file stays behind.
+
+        Where another holds the file, or a batch its connection, it stays until the next start.
+        """
         try:
-            if identity(self._path) == self._identity:
-                # Not for long: the file is as safe with its WAL as without.
-                async with asyncio.timeout(_CLOSE):
-                    await self._pragma("wal_checkpoint(TRUNCATE)")
-        except (DBAPIError, SQLAlchemyError, sqlite3.Error, BrokenError, TimeoutError) as error:
-            logger.warning(
-                "The WAL of %s stays, to be read at the next start: %r", self._path, error
-            )
+            pool = cast("AsyncAdaptedQueuePool", self.writer.pool)
+            if not pool.checkedout():
+                await self._pragma("busy_timeout=0")
+                await self._pragma("wal_checkpoint(TRUNCATE)")
+        except (SQLAlchemyError, sqlite3.Error, HeroError) as error:
+            logger.warning("%s keeps its WAL until the next start: %r", self._path, error)
         finally:
             await self.dispose()
 

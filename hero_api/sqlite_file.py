@@ -53,6 +53,8 @@ def _check_header(path: Path) -> None:
         return
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):  # noqa: PLR2004
         raise unusable(path, "it is not a SQLite database")
+    if max(header[18], header[19]) > 2:  # noqa: PLR2004 - 1 is a rollback journal, 2 is WAL
+        raise unusable(path, "it was written by a SQLite of the future")
     page_size, changes, pages, valid_for = (
         int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
     )

@@ -12,6 +12,8 @@ import pytest
 
 from .servers import Server, serving
 
+pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
+
 DESCRIPTORS = 64
 FLOOD = 3 * DESCRIPTORS
 RECOVERY = 2.0  # seconds, as it is promised

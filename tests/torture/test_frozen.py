@@ -18,6 +18,8 @@ from tests.servers import ROOT
 from .faults import Faults
 from .frozen_end import DEADLINE, HERO, PATIENCE
 
+pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
+
 WRITES = {"a BEGIN": "BEGIN", "an INSERT": "INSERT", "a COMMIT": "COMMIT"}
 each_write = pytest.mark.parametrize("step", WRITES.values(), ids=WRITES.keys())
 READS = {"a get": ("/heroes/1", "SELECT id"), "a page": ("/heroes/", "WITH")}

@@ -16,6 +16,8 @@ from .ledger import Ledger, stored_heroes
 from .load import Load
 from .wire import Answer, Connection
 
+pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
+
 WAITING = 64
 CONNECTIONS = 10 * WAITING
 PATIENCE = 5.0  # seconds: several times the one that is promised

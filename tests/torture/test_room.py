@@ -18,6 +18,8 @@ from .ledger import Ledger, integrity, stored_heroes
 from .load import Load
 from .wire import Connection
 
+pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
+
 LARGE = {"name": "Deadpond", "secret_name": "?" * 9_000}
 
 

@@ -14,6 +14,8 @@ from .ledger import stored_heroes
 from .stops import PATIENCE, PROMISE, Stopped, stop
 from .wire import Connection, request_bytes
 
+pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
+
 ROUNDS = 2
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 

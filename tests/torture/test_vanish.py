@@ -13,6 +13,8 @@ from .ledger import Ledger, stored_heroes
 from .load import Load
 from .vanish import busy, settle, vanish, warm_up
 
+pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
+
 CLIENTS = 500
 
 
