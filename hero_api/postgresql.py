@@ -42,16 +42,18 @@ class PostgreSQL:
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.url
-        limits = {
+        parameters: dict[str, object] = {
             "lock_timeout": int(settings.busy_timeout * 1000) or 1,
             "statement_timeout": int(settings.request_timeout * 1000) or 1,
             "idle_in_transaction_session_timeout": int(settings.request_timeout * 1000) or 1,
+            # It compiles the statement of several pages for longer than that takes.
+            "jit": "off",
         }
-        self.writer = _create_engine(settings.url, settings, limits, pool_size=_LANES)
+        self.writer = _create_engine(settings.url, settings, parameters, pool_size=_LANES)
         self.reader = _create_engine(
             settings.read_url,
             settings,
-            limits | {"default_transaction_read_only": "on"},
+            parameters | {"default_transaction_read_only": "on"},
             pool_size=settings.read_connections,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
