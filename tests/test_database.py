@@ -29,6 +29,8 @@ from hero_api.testing import running
 
 from .servers import ROOT
 
+pytestmark = pytest.mark.sqlite
+
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 HEROES = 1_000
 PAGE = 4_096  # bytes

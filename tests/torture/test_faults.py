@@ -15,6 +15,8 @@ from hero_api.testing import running
 from .faults import ERRORS, Faults, Moment
 from .ledger import Change, Hero, Ledger, stored_heroes
 
+pytestmark = pytest.mark.sqlite
+
 PATIENCE = 20.0  # seconds: several times the time-outs below
 STATEMENTS = ["INSERT", "UPDATE", "DELETE"]
 STEPS = ["BEGIN", *STATEMENTS, "COMMIT"]

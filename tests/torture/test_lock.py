@@ -12,6 +12,8 @@ from hero_api.app import create_app
 from hero_api.settings import Settings
 from hero_api.testing import running
 
+pytestmark = pytest.mark.sqlite
+
 BUSY_TIMEOUT = 0.3  # seconds
 PATIENCE = BUSY_TIMEOUT * 10
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}

@@ -18,6 +18,8 @@ from .ledger import Ledger, integrity, stored_heroes
 from .load import Load
 from .wire import Connection
 
+pytestmark = pytest.mark.sqlite
+
 LARGE = {"name": "Deadpond", "secret_name": "?" * 9_000}
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from hero_api.settings import Settings
 
+pytestmark = pytest.mark.sqlite
+
 GOOD = [("good", 1, "?"), ("good too", None, "?")]
 ODD: dict[str, tuple[str, int | None, str]] = {
     "no name": ("", None, ""),
