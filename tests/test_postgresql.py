@@ -311,9 +311,9 @@ async def test_connections_have_the_limits_of_the_settings(cluster: Cluster) -> 
             connection = await session.connection()
             shown = [
                 (await connection.exec_driver_sql(f"SHOW {name}")).scalar()
-                for name in ("lock_timeout", "statement_timeout", "client_encoding")
+                for name in ("lock_timeout", "statement_timeout", "client_encoding", "jit")
             ]
-            assert shown == ["2s", "3s", "UTF8"]
+            assert shown == ["2s", "3s", "UTF8", "off"]
             await session.close()
 
 
@@ -403,6 +403,14 @@ async def test_the_service_goes_on_when_the_server_was_away() -> None:
             assert (await client.get("/heroes/1")).status_code == 200
             assert await create(client) > 1
             assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_of_several_hosts_the_one_that_takes_writes_is_found(cluster: Cluster) -> None:
+    hosts = f"127.0.0.1:1,127.0.0.1:{cluster.port}"
+    url = cluster.new_schema().replace(f"127.0.0.1:{cluster.port}", hosts)
+    settings = Settings(database_url=f"{url}&target_session_attrs=read-write")
+    async with running(create_app(settings)) as client:
+        assert await create(client) == 1
 
 
 # Reads from elsewhere
