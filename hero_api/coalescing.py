@@ -5,6 +5,7 @@ at once, alone, on its own session; calls that arrive meanwhile share the next b
 one transaction, one set of statements. Nobody is answered before COMMIT returned.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
@@ -93,5 +94,4 @@ class Lanes:
     async def close(self) -> None:
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
         self.closed = True
-        for lane in self:
-            await lane.close()
+        await asyncio.gather(*(lane.close() for lane in self))

@@ -28,53 +28,62 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["method"] in {"POST", "PATCH"}:
-            if _declared_size(scope) > self.max_body_size:
-                await _discard(receive)
-                error = self._too_large()
-                response = JSONResponse({"detail": error.detail}, error.status_code)
-                await response(scope, receive, send)
-                return
-            receive = self._counted(receive)
-        started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
+        request = _Request(receive, send, self.max_body_size)
         try:
-            await self.app(scope, receive, send_and_note)
+            if scope["method"] not in {"POST", "PATCH"}:
+                await self.app(scope, receive, request.send)
+            elif _declared_size(scope) > self.max_body_size:
+                error = request.too_large()
+                answer = JSONResponse({"detail": error.detail}, error.status_code)
+                await answer(scope, receive, request.send)
+            else:
+                await self.app(scope, request.receive, request.send)
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:
-            if started:
+            if request.is_answered:
                 raise  # so that the server closes the connection
             await _fault(scope, error)(scope, receive, send)
-
-    def _counted(self, receive: Receive) -> Receive:
-        size = 0
-
-        async def receive_counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_body_size:
-                if message.get("more_body"):
-                    await _discard(receive)
-                raise self._too_large()
-            return message
-
-        return receive_counted
-
-    def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"The body is larger than {self.max_body_size} bytes")
+        if request.is_too_large:
+            await request.end()
 
 
-async def _discard(receive: Receive) -> None:
-    """Read a body to its end, so that the connection can be used again."""
-    while (await receive()).get("more_body"):
-        pass
+class _Request:
+    """What is received and sent of one request; the answer to one that is too large comes first."""
+
+    def __init__(self, receive: Receive, send: Send, max_body_size: int) -> None:
+        self.is_answered = False
+        self.is_too_large = False
+        self._receive = receive
+        self._send = send
+        self._max_body_size = max_body_size
+        self._size = 0
+        self._more_body = True
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._more_body = message.get("more_body", False)
+        self._size += len(message.get("body", b""))
+        if self._size > self._max_body_size:
+            raise self.too_large()
+        return message
+
+    async def send(self, message: Message) -> None:
+        self.is_answered = True
+        if self.is_too_large and message["type"] == "http.response.body":
+            # Not its end yet: at that the server would stop to receive.
+            message = {**message, "more_body": True}
+        await self._send(message)
+
+    async def end(self) -> None:
+        """Read the body to its end, so that the connection can be used again."""
+        while self._more_body:
+            self._more_body = (await self._receive()).get("more_body", False)
+        await self._send({"type": "http.response.body"})
+
+    def too_large(self) -> HTTPException:
+        self.is_too_large = True
+        return HTTPException(413, f"The body is larger than {self._max_body_size} bytes")
 
 
 def _fault(scope: Scope, error: Exception) -> JSONResponse:

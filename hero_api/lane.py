@@ -24,6 +24,8 @@ S = TypeVar("S", bound=AsyncSession)
 Item = TypeVar("Item")
 R = TypeVar("R")
 
+_GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
+
 logger = logging.getLogger("hero_api")
 
 
@@ -110,19 +112,26 @@ class Lane(Generic[S, Item, R]):
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
         self._closed = True
         answers = [call.answer for call in (*self._begun, *self._waiting)]
-        if self._task is not None and not all(answer.done() for answer in answers):
-            await asyncio.wait([self._task], timeout=self._timeout)
+        if self._task is not None:
+            # A batch that nobody waits for still has a connection to give back.
+            answered = all(answer.done() for answer in answers)
+            await asyncio.wait([self._task], timeout=_GRACE if answered else self._timeout)
+            # One that stands still is left alone: to cancel it would wait for its connection.
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
 
     async def _run(self) -> None:
-        while self._begun:
-            batch = [call for call in self._begun if not call.answer.done()]
-            if batch:
-                await self._serve(batch)
-            self._begun = self._next_batch()
+        try:
+            while self._begun:
+                batch = [call for call in self._begun if not call.answer.done()]
+                if batch:
+                    await self._serve(batch)
+                self._begun = self._next_batch()
+        except asyncio.CancelledError:
+            # The event loop ends: not even the end of a transaction is waited for.
+            for call in self._begun:
+                call.session.sync_session.invalidate()
+            raise
         self._task = None
 
     def _next_batch(self) -> Sequence[_Call[S, Item, R]]:

@@ -337,6 +337,12 @@ def test_a_chunked_body_over_the_limit_is_too_large(wire: socket.socket) -> None
     assert (status, list(answer)) == (413, ["detail"])
 
 
+def test_a_chunked_body_over_the_limit_is_too_large_before_it_ends(wire: socket.socket) -> None:
+    send(wire, *CHUNKED, body=chunked(b" " * (LIMIT + 1)).removesuffix(b"0\r\n\r\n"))
+    status, answer = receive(wire)
+    assert (status, list(answer)) == (413, ["detail"])
+
+
 def test_a_chunked_body_over_the_limit_leaves_the_connection_usable(wire: socket.socket) -> None:
     send(wire, *CHUNKED, body=chunked(b" " * (LIMIT + 1)))
     receive(wire)

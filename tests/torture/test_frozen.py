@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -54,6 +55,10 @@ async def get_many(client: httpx.AsyncClient, path: str, count: int) -> list[htt
 
 def statuses(responses: list[httpx.Response]) -> set[int]:
     return {response.status_code for response in responses}
+
+
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
 
 
 @each_write
@@ -172,6 +177,20 @@ async def test_gets_and_pages_go_on_while_a_scan_is_frozen(
         assert statuses(await get_many(client, "/heroes/1", 20)) == {200}
         assert statuses(await get_many(client, "/heroes/", 20)) == {200}
         assert (await scan).status_code == 503
+
+
+@each_write
+async def test_a_writer_that_thaws_while_the_application_ends_is_closed_like_any_other(
+    app: FastAPI, faults: Faults, tmp_path: Path, step: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(running(app))
+        with faults.freeze(step):
+            assert statuses(await create_many(client, 1)) == {503}
+            ending = asyncio.create_task(stack.pop_all().aclose())
+            await asyncio.sleep(0)
+        await ending
+    assert names(tmp_path) == ["heroes.db"]
 
 
 @each_write
