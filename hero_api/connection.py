@@ -20,7 +20,7 @@ _TOO_LARGE = (
 
 
 class Connections:
-    """The open connections of a server: what makes its protocols, for `uvicorn.Config(http=...)`.
+    """The open connections of a server: what makes its protocols, as uvicorn has it.
 
     A client may take `timeout` seconds to send a request, and as long to read an answer.
     """
@@ -63,6 +63,11 @@ class Connection(asyncio.Protocol):
         self._under_way = 0
         self._receives_since: float | None = None
         self._sends_since: float | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._transport is None or self._transport.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -150,5 +155,12 @@ class ArrivalNotice:
 
         try:
             await self.app(scope, receive_and_note if has_body else receive, send)
+        except RuntimeError:
+            if not connection.is_closed:
+                raise
+            # uvloop raises it for an answer to a client that has just left: uvicorn learns that
+            # a turn later, and would log a traceback until then.
+            while (await receive())["type"] != "http.disconnect":
+                pass
         finally:
             connection.request_ended()

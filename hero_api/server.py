@@ -6,7 +6,6 @@ import signal
 import socket
 import sqlite3
 from functools import partial
-from typing import Any, cast
 
 import typer
 import uvicorn
@@ -14,6 +13,7 @@ import uvloop
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hero_api.acceptor import Acceptor
 from hero_api.coalescing import Lanes
 from hero_api.connection import ArrivalNotice, Connections
 from hero_api.errors import StartError
@@ -57,7 +57,6 @@ async def _serve(
     connections = Connections(HttpToolsProtocol, settings.client_timeout)
     config = uvicorn.Config(
         ArrivalNotice(app),
-        http=cast("Any", connections),
         ws="none",
         lifespan="off",
         log_level="error",
@@ -66,7 +65,7 @@ async def _serve(
         server_header=False,
         timeout_graceful_shutdown=_DRAIN,
     )
-    server = _Server(config, app)
+    server = _Server(config, app, listener, connections)
 
     def end(*_: object) -> None:
         server.should_exit = True
@@ -85,21 +84,46 @@ async def _serve(
         # What was imported lives for ever: the collector need not look at it again, nor often.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(2_000, 10, 5)
+        gc.set_threshold(100_000, 20, 10)
         sweep = asyncio.create_task(connections.sweep())
-        await server.serve(sockets=[listener])
+        await server.serve()
         sweep.cancel()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; when it ends, what the database does not answer in time is answered 503."""
+    """uvicorn's server, but for how it accepts connections, and how it ends.
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    When it ends, what the database does not answer in time is answered 503.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: FastAPI,
+        listener: socket.socket,
+        connections: Connections,
+    ) -> None:
         super().__init__(config)
         self._app = app
+        self._listener = listener
+        self._connections = connections
+        self._acceptor: Acceptor | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, on no socket of uvicorn's."""
+        await super().startup(sockets or [])
+        protocol = partial(
+            self._connections,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self._acceptor = Acceptor(self._listener, protocol)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was read, and close the connections."""
+        if self._acceptor:
+            self._acceptor.close()
         # uvicorn would cancel what is left at the end of the drain, and answer it 500.
         lanes: Lanes = self._app.state.lanes
         asyncio.get_running_loop().call_later(_PATIENCE, lanes.give_up)

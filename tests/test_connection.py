@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import select
+import signal
 import socket
 import sqlite3
 import time
@@ -12,6 +13,9 @@ from contextlib import ExitStack, closing, suppress
 from http.client import HTTPResponse
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from hero_api.connection import ArrivalNotice, Connection
 
 from .servers import Server, serving
 
@@ -411,6 +415,58 @@ def test_a_head_without_end_takes_no_memory_behind_a_request_under_way(patient: 
                 wire.sendall(b"x" * MEGABYTE)
         assert patient.memory() - before < 10
         other.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/heroes/1"])
+def test_clients_that_leave_before_they_are_taken_in_are_neither_answered_nor_logged(
+    patient: Server, path: str
+) -> None:
+    before = log_size(patient)
+    patient.process.send_signal(signal.SIGSTOP)
+    for _ in range(200):
+        with connect(patient) as wire:
+            wire.sendall(head(f"GET {path} HTTP/1.1"))
+    patient.process.send_signal(signal.SIGCONT)
+    assert serves(patient)
+    assert log_size(patient) == before
+
+
+class _Transport(asyncio.Transport):
+    def __init__(self, *, closes: bool) -> None:
+        super().__init__()
+        self._closes = closes
+
+    def is_closing(self) -> bool:
+        return self._closes
+
+
+async def answer_on(transport: asyncio.Transport, messages: list[Message]) -> None:
+    """Let an application answer as uvloop has it when the client has just left."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError("the handler is closed")
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(_message: Message) -> None: ...
+
+    connection = Connection(set())
+    connection.inner = asyncio.Protocol()
+    connection.connection_made(transport)
+    scope = {"type": "http", "method": "GET", "state": {"connection": connection}}
+    await ArrivalNotice(app)(scope, receive, send)
+
+
+async def test_an_answer_to_a_client_that_has_just_left_is_no_error() -> None:
+    messages: list[Message] = [{"type": "http.request"}, {"type": "http.disconnect"}]
+    await answer_on(_Transport(closes=True), messages)
+    assert messages == []
+
+
+async def test_an_answer_that_fails_for_another_reason_is_an_error() -> None:
+    with pytest.raises(RuntimeError):
+        await answer_on(_Transport(closes=False), [])
 
 
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
