@@ -19,6 +19,8 @@ from hero_api.testing import running
 
 from .servers import Server, serving
 
+pytestmark = pytest.mark.sqlite  # who may do what is asked before any database is
+
 TOKEN = "correct horse battery staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
