@@ -205,7 +205,12 @@ class Settings(BaseSettings):
 
     @property
     def path(self) -> Path:
-        """The file that SQLite keeps the heroes in."""
+        """The file that SQLite keeps the heroes in.
+
+        Raises `ValueError` for PostgreSQL: the name of its database is no path.
+        """
+        if self.is_postgresql:
+            raise ValueError("PostgreSQL keeps the heroes in no file")
         return Path(self.url.database or "")
 
 

@@ -13,7 +13,7 @@ from hero_api.settings import Settings
 def other(client: httpx.AsyncClient, settings: Settings) -> Iterator[sqlite3.Connection]:
     """Return a connection to the running service's file, as another process has one."""
     assert client is not None
-    with closing(sqlite3.connect(settings.url.database or "", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(settings.path, isolation_level=None)) as connection:
         yield connection
 
 

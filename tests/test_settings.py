@@ -156,6 +156,11 @@ def test_a_url_as_people_write_it_gets_its_async_driver(text: str) -> None:
     assert settings.url.database == "heroes.db"
 
 
+def test_a_database_of_postgresql_is_no_path_to_a_file() -> None:
+    with pytest.raises(ValueError, match="no file"):
+        _ = Settings(database_url="postgresql://host/heroes").path
+
+
 @pytest.mark.parametrize("text", ["postgresql://host/heroes", "postgresql+psycopg://host/heroes"])
 def test_a_url_of_postgresql_gets_its_driver(text: str) -> None:
     settings = Settings(database_url=text)

@@ -42,7 +42,7 @@ class Batches:
 
     def __init__(self, client: httpx.AsyncClient, settings: Settings) -> None:
         self.client = client
-        self.file = Path(settings.url.database or "")
+        self.file = settings.path
         self.ledger = Ledger()
         self.details: list[tuple[int, str]] = []
 

@@ -22,7 +22,7 @@ HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 @contextmanager
 def write_lock(settings: Settings) -> Iterator[None]:
     """Hold the lock that every write needs."""
-    with closing(sqlite3.connect(settings.url.database or "", isolation_level=None)) as other:
+    with closing(sqlite3.connect(settings.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
         other.execute("ROLLBACK")

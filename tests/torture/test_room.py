@@ -51,7 +51,7 @@ def test_what_found_no_room_is_not_stored_and_the_rest_is(
     filled: list[httpx.Response], settings: Settings
 ) -> None:
     created = {response.json()["id"] for response in filled if response.status_code == 200}
-    assert {*stored_heroes(Path(settings.url.database or ""))} == created
+    assert {*stored_heroes(settings.path)} == created
 
 
 @pytest.mark.usefixtures("filled")

@@ -43,7 +43,7 @@ BAD_ID = 3
 
 def execute(settings: Settings, statement: str, parameters: tuple[object, ...] = ()) -> None:
     """Change the file as another process does."""
-    with closing(sqlite3.connect(settings.url.database or "")) as connection, connection:
+    with closing(sqlite3.connect(settings.path)) as connection, connection:
         connection.execute(statement, parameters)
 
 
@@ -126,7 +126,7 @@ async def test_a_patch_that_is_answered_with_an_error_changes_nothing(
 ) -> None:
     response = await damaged.patch(f"/heroes/{BAD_ID}", json={"name": "new"})
     statement = "SELECT count(*) FROM hero WHERE name = 'new'"
-    with closing(sqlite3.connect(settings.url.database or "")) as connection:
+    with closing(sqlite3.connect(settings.path)) as connection:
         [changed] = connection.execute(statement).fetchone()
     assert changed == (response.status_code == 200)
 
