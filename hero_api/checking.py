@@ -1,34 +1,53 @@
 """`hero-api check`: looks for damage in a SQLite file, and changes nothing in it."""
 
 import sqlite3
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from hero_api.errors import StartError
+from hero_api.sqlite_file import read_only
 
 _HEROES = """
     SELECT id, typeof(name) = 'text' AND typeof(secret_name) = 'text'
            AND typeof(age) IN ('integer', 'null'), name, secret_name FROM hero
 """
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
 
 
 def find_damage(path: Path) -> Iterator[str]:
     """Yield what is wrong with the file, a line for each problem; a sound file yields none.
 
-    Raises `StartError` when there is no such file.
+    Raises `StartError`, one line, when the file cannot be checked.
     """
-    if not path.is_file():
-        raise StartError(f"There is no database {path}")
-    # SQLite would make its two files beside one that nobody uses, unless it is told so.
-    in_use = path.with_name(f"{path.name}-wal").exists()
-    uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable={int(not in_use)}"
+    try:
+        _try_to_read(path)
+        # SQLite would make its two files beside one that nobody uses, unless it is told so.
+        in_use = path.with_name(f"{path.name}-wal").exists()
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartError(
+            f"The database {path} cannot be read ({reason}): check it as a user who may read it"
+        ) from error
+    uri = read_only(path, immutable=int(not in_use))
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
             yield from _find(connection)
     except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if code & 0xFF not in _DAMAGE:  # the low byte is the primary code
+            raise StartError(f"The database {path} cannot be checked: {error}") from error
         yield str(error)
+
+
+def _try_to_read(path: Path) -> None:
+    if not path.exists():
+        raise StartError(
+            f"There is no database {path}: name the one to check by HERO_API_DATABASE_URL"
+        )
+    if not path.is_file():
+        raise StartError(f"{path} is no file: name the database's file by HERO_API_DATABASE_URL")
+    path.open("rb").close()
 
 
 def _find(connection: sqlite3.Connection) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """The file that SQLite keeps the heroes in: looked at before SQLite touches it."""
 
 import os
+import sqlite3
 import urllib.parse
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -33,6 +35,8 @@ def _check_file(path: Path) -> None:
         raise unusable(path, f"there is no directory {directory}; make it first")
     if path.is_dir():
         raise unusable(path, "it is a directory; name a file")
+    if path.exists() and not path.is_file():
+        raise unusable(path, "it is no regular file")
     if not os.access(directory, os.W_OK):
         raise unusable(path, f"the directory {directory} cannot be written")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
@@ -59,11 +63,36 @@ def _check_header(path: Path) -> None:
         int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
     )
     page_size = 65536 if page_size == 1 else page_size
-    wal = path.with_name(f"{path.name}-wal")
-    # Where there is a WAL, the end of the file may still be in it.
-    complete = changes != valid_for or size >= page_size * pages
-    if not complete and not (wal.exists() and wal.stat().st_size):
-        raise unusable(path, "the file lacks its end; restore a backup")
+    # Where there is a WAL or a journal, the end of the file may still be in it.
+    if any(_has_content(path, suffix) for suffix in ("-wal", "-journal")):
+        return
+    if changes == valid_for and pages:
+        if size < page_size * pages:
+            raise unusable(path, "the file lacks its end; restore a backup")
+    else:
+        # SQLite before 3.7 did not say how many pages there are: only a look at all of them tells.
+        _check_pages(path)
+
+
+def _check_pages(path: Path) -> None:
+    try:
+        with closing(sqlite3.connect(read_only(path, immutable=1), uri=True)) as connection:
+            [problem] = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        raise unusable(path, f"{error}; restore a backup") from error
+    if problem != "ok":
+        reason = " ".join(str(problem).split())
+        raise unusable(path, f"the file is damaged or lacks its end ({reason}); restore a backup")
+
+
+def _has_content(path: Path, suffix: str) -> bool:
+    beside = path.with_name(path.name + suffix)
+    return beside.exists() and beside.stat().st_size > 0
+
+
+def read_only(path: Path, *, immutable: int) -> str:
+    """Return a URI that opens the file for reading; if `immutable`, no file is made beside it."""
+    return f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable={immutable}"
 
 
 def existing_file(url: URL) -> URL:

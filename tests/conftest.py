@@ -2,6 +2,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -86,3 +87,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.URL]:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=60)
             process.kill()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that an unprivileged user can get at."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
+        path.chmod(0o755)

@@ -13,6 +13,16 @@ from hero_api.settings import PREFIX
 
 ROOT = Path(__file__).parents[1]
 
+UNPRIVILEGED = """
+import os, sys
+import hero_api.app, hero_api.checking, hero_api.cli, hero_api.server
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+hero_api.cli.main()
+"""
+
 
 @dataclass(frozen=True)
 class Server:

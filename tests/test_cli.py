@@ -4,16 +4,16 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from hero_api.checking import find_damage
-from hero_api.errors import StartError
 from hero_api.settings import PREFIX
 
-from .servers import ROOT, serving
+from .servers import ROOT, UNPRIVILEGED, serving
 
 TABLE = (
     "CREATE TABLE hero (id INTEGER PRIMARY KEY, name VARCHAR NOT NULL, age INTEGER, "
@@ -21,12 +21,14 @@ TABLE = (
 )
 
 
-def run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, path: Path | None = None, program: Sequence[str] = ("-m", "hero_api")
+) -> subprocess.CompletedProcess[str]:
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     if path is not None:
         environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{path}"
     return subprocess.run(
-        [sys.executable, "-m", "hero_api", *arguments],
+        [sys.executable, *program, *arguments],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -197,6 +199,51 @@ def test_each_problem_is_one_line_that_says_something(sound: Path) -> None:
         assert not problem.startswith("***")
 
 
-def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="no database"):
-        list(find_damage(tmp_path))
+def assert_is_not_checked(path: Path, reason: str, *program: str) -> None:
+    """`hero-api check` ends with one line that says what to do, and does not speak of damage."""
+    ended = run("check", path=path, program=program or ("-m", "hero_api"))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("hero-api: ")
+    assert str(path) in line
+    assert reason in line
+    assert "backup" not in line
+
+
+def test_a_missing_file_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    assert_is_not_checked(tmp_path / "missing" / "heroes.db", "HERO_API_DATABASE_URL")
+
+
+def test_a_directory_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    assert_is_not_checked(tmp_path, "HERO_API_DATABASE_URL")
+
+
+def test_a_pipe_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "heroes.db")
+    assert_is_not_checked(tmp_path / "heroes.db", "no file")
+
+
+@pytest.mark.parametrize("closed", ["heroes.db", "."], ids=["the file", "its directory"])
+def test_a_file_that_may_not_be_read_is_one_line_that_says_what_to_do(
+    public: Path, closed: str
+) -> None:
+    directory = public / "closed"
+    directory.mkdir()
+    path = make(directory / "heroes.db")
+    (directory / closed).chmod(0o700 if os.getuid() == 0 else 0)
+    assert_is_not_checked(path, "a user who may read it", "-c", UNPRIVILEGED)
+    (directory / closed).chmod(0o700)
+
+
+def test_a_file_without_heroes_is_not_said_to_be_damaged(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "heroes.db")) as connection:
+        connection.execute("CREATE TABLE villain (id INTEGER PRIMARY KEY)")
+    assert_is_not_checked(tmp_path / "heroes.db", "no such table: hero")
+
+
+def test_a_file_that_another_keeps_locked_is_not_said_to_be_damaged(sound: Path) -> None:
+    with closing(sqlite3.connect(sound, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        assert_is_not_checked(sound, "locked")

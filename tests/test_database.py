@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,7 +26,7 @@ from hero_api.errors import StartError
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
-from .servers import ROOT
+from .servers import ROOT, UNPRIVILEGED
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
@@ -35,16 +34,6 @@ HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 HEROES = 1_000
 PAGE = 4_096  # bytes
 PATIENCE = 10.0  # seconds: several times what is promised
-
-UNPRIVILEGED = """
-import os, sys
-import hero_api.app, hero_api.checking, hero_api.cli, hero_api.server
-if os.getuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-hero_api.cli.main()
-"""
 
 
 def settings_for(path: Path, **values: object) -> Settings:
@@ -431,6 +420,60 @@ async def test_a_file_that_was_truncated_by_its_last_byte_is_refused(
     assert "end" in await refusal(path)
 
 
+def without_size(content: bytes) -> bytes:
+    """Return a file as SQLite before 3.7 left it: its header does not say how large it is."""
+    return patched(patched(content, 92, bytes(8)), 28, bytes(4))
+
+
+@pytest.mark.parametrize("unit", [1, PAGE], ids=["anywhere", "between pages"])
+async def test_a_truncated_file_whose_header_does_not_give_its_size_is_refused(
+    path: Path, sound: bytes, seed: int, unit: int
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(20):
+        size = unit * chance.randrange(1, len(sound) // unit)
+        write(path, without_size(sound)[:size])
+        await refusal(path)
+
+
+async def test_a_whole_file_whose_header_does_not_give_its_size_is_served(
+    path: Path, sound: bytes
+) -> None:
+    write(path, without_size(sound))
+    async with running(create_app(settings_for(path))) as client:
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+        page = await client.get("/heroes/?count=true")
+    assert page.headers["X-Total-Count"] == str(HEROES + 1)
+
+
+async def test_a_file_that_a_crash_left_shorter_than_its_header_says_is_rolled_back(
+    tmp_path: Path, sound: bytes
+) -> None:
+    # As when the tutorial's program is killed while it commits: page 1 is written first.
+    served, crashed = tmp_path / "heroes.db", tmp_path / "crashed"
+    crashed.mkdir()
+    write(served, sound)
+    with closing(sqlite3.connect(served, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("PRAGMA cache_size=1")
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("PRAGMA user_version=1")  # is on page 1, which the journal then has
+        for _ in range(1_000):
+            other.execute("INSERT INTO hero (name, secret_name) VALUES (?, ?)", ("a", "b" * 100))
+        left = state(tmp_path)
+    pages = len(left["heroes.db"]) // PAGE + 1
+    write(crashed / "heroes.db", patched(left["heroes.db"], 28, pages.to_bytes(4, "big")))
+    write(crashed / "heroes.db-journal", left["heroes.db-journal"])
+    async with running(create_app(settings_for(crashed / "heroes.db"))) as client:
+        page = await client.get("/heroes/?count=true")
+    assert page.headers["X-Total-Count"] == str(HEROES)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_refused_in_one_line(path: Path) -> None:
+    os.mkfifo(path)
+    assert_does_not_start(path)
+
+
 def patched(content: bytes, start: int, new: bytes) -> bytes:
     return content[:start] + new + content[start + len(new) :]
 
@@ -558,16 +601,6 @@ def test_the_command_refuses_a_file_with_a_damaged_schema_in_one_line(
 ) -> None:
     path.write_bytes(patched(sound, 100, b"\xff" * (PAGE - 100)))
     assert_does_not_start(path)
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that an unprivileged user can get at."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory)
-        path.chmod(0o755)
-        yield path
-        path.chmod(0o755)
 
 
 def test_a_read_only_file_is_refused_in_one_line(public: Path, sound: bytes) -> None:
