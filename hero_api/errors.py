@@ -118,12 +118,12 @@ class BrokenError(UnavailableError):
 
 
 class ReplacedError(UnavailableError):
-    """The database's file is not the one that was opened."""
+    """The database's file, or SQLite's own beside it, is not the one that was opened."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The database's file was deleted or replaced; nothing was changed. "
-            "Put it back, or restart the service on the new one"
+            "The database's file, or the -wal or -shm beside it, was deleted or replaced; "
+            "nothing was changed. Put it back, or restart the service on what is there now"
         )
 
 

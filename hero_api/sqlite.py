@@ -56,8 +56,11 @@ class SQLite:
         ]
         _set_on_connect(self.writer, pragmas)
         _set_on_connect(self.reader, [*pragmas, "query_only=ON"])
+        self._beside: Sequence[object] = ()
         for engine in (self.writer, self.reader):
             event.listen(engine.sync_engine, "do_connect", self._check_identity)
+        event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
+        event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
         event.listen(self.writer.sync_engine, "begin", self._begin)
 
     async def prepare(self) -> None:
@@ -106,6 +109,23 @@ class SQLite:
         if identity(self._path) != self._identity:
             raise ReplacedError
 
+    def _check_beside(self, *_: object) -> None:
+        """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
+        if self._beside and self._beside != self._find_beside():
+            raise ReplacedError
+
+    def _forget_beside(self, *_: object) -> None:
+        # SQLite has deleted them if the writing connection before this one was the last.
+        self._beside = ()
+
+    def _find_beside(self) -> Sequence[object]:
+        """Return what tells SQLite's files beside the database from others.
+
+        They stay as long as the writing connection: what it writes into a deleted one is lost.
+        """
+        names = (f"{self._path.name}{suffix}" for suffix in ("-wal", "-shm"))
+        return [identity(self._path.with_name(name)) for name in names]
+
     def _begin(self, connection: Connection) -> None:
         self._check_identity()
         # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
@@ -116,6 +136,12 @@ class SQLite:
         except ValueError as error:  # what aiosqlite raises when its connection was closed
             connection.invalidate(error)
             raise BrokenError from error
+        try:
+            self._check_beside()
+        except ReplacedError:
+            driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
+            raise
+        self._beside = self._beside or self._find_beside()
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.

@@ -316,6 +316,22 @@ async def test_a_file_that_is_moved_away_and_put_back_is_written_again(
     assert (await one_hero.get("/readyz")).status_code == 200
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_writes_are_refused_when_a_file_beside_was_deleted_and_all_is_there_after_a_restart(
+    settings: Settings, path: Path, suffix: str
+) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+        delete(path.with_name(path.name + suffix))
+        await assert_writes_are_refused(client)
+        answers = await read_at_once(client)
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        assert "[]" not in {answer.text for answer in answers}
+    async with running(create_app(settings)) as client:
+        assert (await client.get("/heroes/1")).json()["name"] == "Deadpond"
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+
+
 @pytest.fixture
 def replacement(tmp_path: Path) -> Iterator[dict[str, bytes]]:
     """Another database of heroes and its write-ahead log, as they are while it is in use."""
