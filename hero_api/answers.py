@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from hero_api.errors import HeroError
+from hero_api.errors import HeroError, OverloadedError
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -20,9 +20,15 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(405, _method_not_allowed)
 
 
-async def _hero_error(_request: Request, error: Exception) -> Response:
-    error = cast(HeroError, error)
+def error_answer(request: Request, error: HeroError) -> Response:
+    """Return the answer to a request that failed."""
+    if isinstance(error, OverloadedError):
+        request.state.overloaded = True  # so that its connection knows
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
+
+
+async def _hero_error(request: Request, error: Exception) -> Response:
+    return error_answer(request, cast(HeroError, error))
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

@@ -12,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MAX_HEAD = 65_536  # bytes of a request's line and headers
 _MAX_REST = 1_048_576  # bytes of a body that nobody wanted, and the head after it
+_SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
+_RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
+_REST = 0.5  # seconds that a client is not listened to when it came back sooner, in vain
 _BODY = b'{"detail":"The head of the request is too large"}'
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
@@ -56,11 +59,20 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: "set[Connection]") -> None:
         self._connections = connections
         self._time = asyncio.get_running_loop().time
+        self._soon = asyncio.get_running_loop().call_soon
         self._transport: asyncio.Transport | None = None
-        self._head = b""
+        self._held = bytearray()
+        self._feeding: asyncio.Handle | None = None
+        self._is_full = False  # uvicorn has paused the reading
+        self._is_ahead = False  # uvicorn may have requests that have not begun
+        self._at_end = False
+        self._head_size = 0
+        self._head_tail = b""
         self._head_ended = False
         self._body_misses = False
         self._under_way = 0
+        self._refused_at = 0.0
+        self._is_resting = False
         self._receives_since: float | None = None
         self._sends_since: float | None = None
 
@@ -77,25 +89,76 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
+        self._transport = None
+        self._held.clear()
+        if self._feeding:
+            self._feeding.cancel()
+            self._feeding = None
         self.inner.connection_lost(exc)
         # It refers to this one too: let both go now, not when the collector finds them.
         del self.inner
 
     def data_received(self, data: bytes) -> None:
+        if len(data) > _SLICE or self._held or self._is_busy():
+            self._held += data
+            self._feed()
+        else:
+            self._pass_on(data)
+
+    def eof_received(self) -> bool | None:
+        # What has arrived is answered, for a client that has only ended its own side.
+        self._at_end = self._is_busy()
+        return self._at_end or self.inner.eof_received()
+
+    def _feed(self) -> None:
+        """Pass on what was held back, in slices; nothing behind a request under way."""
+        transport = self._transport
+        if transport is None:
+            return
+        while self._held and not self._is_full and not self._is_busy():
+            transport.resume_reading()  # so that it shows when uvicorn pauses it
+            ended = self._head_ended
+            piece = bytes(self._held[:_SLICE])
+            del self._held[:_SLICE]
+            self._pass_on(piece)
+            if self._held and self._head_ended and not ended:
+                # The request begins first: then it is known what may follow.
+                self._feed_soon()
+                break
+        if self._held or self._is_busy():
+            transport.pause_reading()
+        elif not self._is_full:
+            transport.resume_reading()
+            self._is_ahead = self._under_way > 0
+            if self._at_end and not self._under_way:
+                transport.close()
+
+    def _feed_soon(self) -> None:
+        if self._feeding:
+            self._feeding.cancel()
+        self._feeding = self._soon(self._feed)
+
+    def _is_busy(self) -> bool:
+        """Say whether what arrives has to wait: behind a request, or because the client rests."""
+        return self._is_resting or (self._under_way > 0 and not self._body_misses)
+
+    def _pass_on(self, data: bytes) -> None:
         # While a request is under way, what follows its body is the head of the next.
         if not (self._head_ended or (self._under_way and self._body_misses)):
             if self._receives_since is None and not self._under_way:
                 self._receives_since = self._time()
-            if len(self._head) > (_MAX_REST if self._body_misses else _MAX_HEAD):
+            if self._head_size > (_MAX_REST if self._body_misses else _MAX_HEAD):
                 self._refuse()
                 return
-            self._head += data
-            # The parser passes over empty lines before a head; the rest of a body is no head.
-            self._head_ended = not self._body_misses and b"\r\n\r\n" in self._head.lstrip()
+            self._head_size += len(data)
+            if not self._body_misses:  # the rest of a body is no head
+                # The parser passes over empty lines before a head.
+                tail = self._head_tail + data if self._head_tail else data.lstrip()
+                self._head_ended = b"\r\n\r\n" in tail
+                self._head_tail = tail[-3:]
         self.inner.data_received(data)
-
-    def eof_received(self) -> bool | None:
-        return self.inner.eof_received()
+        if self._transport and not self._transport.is_reading():
+            self._is_full = self._is_ahead = True
 
     def pause_writing(self) -> None:
         self._sends_since = self._time()
@@ -112,27 +175,59 @@ class Connection(asyncio.Protocol):
 
     def close_if_late(self, latest: float) -> None:
         """Close the connection if its client has been waited for since before `latest`."""
+        if self._transport is None:
+            return
+        if self._transport.is_closing() and self._sends_since is None:
+            # The rest of the answer may be too small for `pause_writing`.
+            self._sends_since = self._time()
         waited = (self._receives_since, self._sends_since)
-        if self._transport and any(since is not None and since < latest for since in waited):
+        if any(since is not None and since < latest for since in waited):
             self._transport.abort()
 
     def request_begun(self, *, has_body: bool) -> None:
         """Take note that the head of a request has arrived, and whether a body follows."""
-        self._head = b""
+        self._head_size = 0
+        self._head_tail = b""
         self._head_ended = False
         self._under_way += 1
         self._body_misses = has_body
         self._receives_since = (self._receives_since or self._time()) if has_body else None
 
-    def request_received(self) -> None:
-        """Take note that the whole request has arrived."""
-        self._body_misses = False
-        self._receives_since = None
+    def body_received(self, *, more: bool) -> None:
+        """Take note that some of a request's body has arrived, and whether more is to come."""
+        if not more:
+            self._body_misses = False
+            self._receives_since = None
+        self._is_full = False
+        if self._held or self._is_ahead:
+            self._feed()
 
-    def request_ended(self) -> None:
-        """Take note that the request was answered, maybe before the whole of it has arrived."""
+    def request_ended(self, *, overloaded: bool) -> None:
+        """Take note that the request was answered, maybe before the whole of it has arrived.
+
+        Where the answer was that the service is overloaded, a client that does not wait as it is
+        told is made to: else clients in a loop could keep the service busy with refusals.
+        """
         self._under_way -= 1
         self._receives_since = self._time() if self._body_misses else None
+        self._is_full = False
+        if overloaded:
+            self._refuse_again()
+        if self._transport and (self._held or self._is_ahead or self._at_end or self._is_resting):
+            self._transport.pause_reading()
+            # The next request that uvicorn has, if any, begins first.
+            self._feed_soon()
+
+    def _refuse_again(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._refused_at + _RETRY_AFTER and not self._is_resting:
+            self._is_resting = True
+            loop.call_later(_REST, self._listen_again)
+        self._refused_at = loop.time()
+
+    def _listen_again(self) -> None:
+        self._is_resting = False
+        self._feed()
 
 
 class ArrivalNotice:
@@ -149,8 +244,7 @@ class ArrivalNotice:
 
         async def receive_and_note() -> Message:
             message = await receive()
-            if not message.get("more_body"):
-                connection.request_received()
+            connection.body_received(more=message.get("more_body", False))
             return message
 
         try:
@@ -163,4 +257,4 @@ class ArrivalNotice:
             while (await receive())["type"] != "http.disconnect":
                 pass
         finally:
-            connection.request_ended()
+            connection.request_ended(overloaded="overloaded" in scope["state"])

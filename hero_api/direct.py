@@ -13,6 +13,9 @@ from fastapi import Request, Response, params
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
+from hero_api.answers import error_answer
+from hero_api.errors import HeroError
+
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _Reader = Callable[[Request], Awaitable[Any]]
 
@@ -37,7 +40,10 @@ class DirectRoute(APIRoute):
                 arguments = {name: await read(request) for name, read in readers}
             except (ValidationError, _NotOrdinaryError):
                 return await general(request)
-            response: Response = await endpoint(**arguments)
+            try:
+                response: Response = await endpoint(**arguments)
+            except HeroError as error:
+                return error_answer(request, error)
             return response
 
         return direct

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -293,6 +294,21 @@ def test_memory_is_bounded_while_clients_do_not_read(impatient: Server) -> None:
     assert largest - before < 20 * 3
 
 
+def test_the_rest_of_an_answer_that_nobody_reads_is_dropped_at_the_deadline(
+    impatient: Server,
+) -> None:
+    with ExitStack() as stack:
+        wires = [
+            stack.enter_context(closing(connect(impatient, receives=4_096))) for _ in range(80)
+        ]
+        # Some come a little above what the system takes: what is left is no reason to wait.
+        for number, wire in enumerate(wires):
+            pages, heroes = divmod(number * 5, 100)
+            last = head(f"GET /heroes/?limit={heroes}", "Connection: close")
+            wire.sendall(GET_PAGE * (pages + 1) + last)
+        assert until(lambda: all(is_reset(wire) for wire in wires), within=2 * PATIENCE)
+
+
 def test_a_client_that_reads_slowly_but_in_time_gets_the_whole_page(impatient: Server) -> None:
     with closing(connect(impatient, receives=4_096)) as wire:
         wire.sendall(head("GET /heroes/", "Connection: close"))
@@ -485,6 +501,7 @@ def test_a_head_of_60_kb_is_taken(patient: Server) -> None:
 
 
 async def test_10000_pipelined_requests_are_all_answered_in_order(patient: Server) -> None:
+    before = patient.memory()
     reader, writer = await asyncio.open_connection(patient.host, patient.port)
     writer.write(b"".join(head(f"GET /heroes/x{number}") for number in range(9_999)))
     writer.write(head("GET /livez", "Connection: close"))
@@ -494,6 +511,113 @@ async def test_10000_pipelined_requests_are_all_answered_in_order(patient: Serve
     numbers = [int(number) for number in re.findall(rb'"input":"x(\d+)"', answers)]
     assert numbers == [*range(9_999)]
     assert answers.endswith(b'{"status":"ok"}')
+    assert patient.memory() - before < 10
+
+
+def test_pipelined_requests_of_clients_that_leave_are_forgotten(patient: Server) -> None:
+    before = patient.memory()
+    largest = before
+    for _ in range(20):
+        with closing(connect(patient)) as wire:
+            wire.sendall(GET * 2_000)
+    assert serves(patient)
+    largest = max(largest, patient.memory())
+    assert until(lambda: patient.memory() - before < 10, within=UNTOUCHED)
+    assert largest - before < 10
+
+
+def test_pipelined_requests_take_no_memory_behind_one_that_has_to_wait(patient: Server) -> None:
+    before = patient.memory()
+    with (
+        closing(sqlite3.connect(patient.file, isolation_level=None)) as other,
+        ExitStack() as stack,
+    ):
+        other.execute("BEGIN IMMEDIATE")  # so that the creates have to wait
+        wires = [stack.enter_context(closing(connect(patient))) for _ in range(20)]
+        for wire in wires:
+            wire.sendall(POST + HERO + GET * 2_000)
+        assert serves(patient)
+        assert patient.memory() - before < 10
+        other.execute("ROLLBACK")
+        for wire in wires:
+            assert statuses(wire, 2_001) == [200] * 2_001
+
+
+def test_pipelined_requests_are_bounded_however_small_the_pieces_are_that_they_come_in(
+    patient: Server,
+) -> None:
+    before = patient.memory()
+    with ExitStack() as stack:
+        wires = [stack.enter_context(closing(connect(patient))) for _ in range(20)]
+        for _ in range(50):
+            for wire in wires:
+                wire.sendall(b"GET /x HTTP/1.1\r\n\r\n" * 40)
+        assert serves(patient)
+        assert patient.memory() - before < 10
+
+
+MIXED = [
+    (GET, 200),
+    (post(LARGE), 200),
+    (head("GET /heroes/x", "Content-Length: 3000") + b" " * 3_000, 422),
+    (PUT + HERO, 405),
+    (POST + HERO, 200),
+    (POST_CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(HERO), HERO), 200),
+    (head("POST /heroes/", JSON, "Content-Length: 200000") + b" " * 200_000, 422),
+    (head("POST /heroes/", JSON, "Content-Length: 300000") + b" " * 300_000, 413),
+    (head("GET /livez", "X: " + "x" * 60_000), 200),
+    (head("POST /nowhere", JSON, "Content-Length: 100000") + b" " * 100_000, 404),
+]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000, 2_048, 2_049, 70_000, 10**9])
+def test_requests_of_every_kind_are_answered_in_order_whatever_pieces_they_come_in(
+    patient: Server, size: int
+) -> None:
+    mixed = [request for request in MIXED if size > 10 or len(request[0]) < 5_000]
+    content = b"".join(request for request, _ in mixed * 3)
+    with closing(connect(patient)) as wire:
+        sending = threading.Thread(target=send_in_pieces, args=(wire, content, size))
+        sending.start()
+        assert statuses(wire, 3 * len(mixed)) == [status for _, status in mixed * 3]
+        sending.join()
+
+
+def send_in_pieces(wire: socket.socket, content: bytes, size: int) -> None:
+    for start in range(0, len(content), size):
+        wire.sendall(content[start : start + size])
+
+
+def statuses(wire: socket.socket, count: int) -> list[int]:
+    """Receive so many answers, whose bodies have a length; return their statuses."""
+    received = []
+    with wire.makefile("rb") as answers:
+        for _ in range(count):
+            received.append(int(answers.readline().split()[1]))
+            size = 0
+            while (line := answers.readline()) != b"\r\n":
+                name, _, value = line.partition(b":")
+                size = int(value) if name.lower() == b"content-length" else size
+            answers.read(size)
+    return received
+
+
+@pytest.mark.parametrize("requests", [[GET], [POST + HERO], [GET] * 2_000, [POST + HERO] * 50])
+def test_a_client_that_ends_its_own_side_gets_its_answers(
+    patient: Server, requests: list[bytes]
+) -> None:
+    with closing(connect(patient)) as wire:
+        wire.sendall(b"".join(requests))
+        wire.shutdown(socket.SHUT_WR)
+        content = read_to_the_end(wire)
+    assert content.count(b"HTTP/1.1 200 OK\r\n") == len(requests)
+
+
+def test_a_client_that_ends_its_own_side_amid_a_body_is_closed(patient: Server) -> None:
+    with closing(connect(patient)) as wire:
+        wire.sendall(GET + POST + HERO[:10])
+        wire.shutdown(socket.SHUT_WR)
+        assert read_to_the_end(wire).count(b"HTTP/1.1 200 OK\r\n") <= 1
 
 
 def test_the_log_stays_short_whatever_clients_send(patient: Server) -> None:

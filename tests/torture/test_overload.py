@@ -85,6 +85,54 @@ async def test_reads_are_served_while_writes_are_refused(server: Server) -> None
     assert page.status == 200
 
 
+async def test_a_client_that_does_not_wait_is_slowed_down_and_the_others_are_not(
+    server: Server,
+) -> None:
+    async with AsyncExitStack() as stack:
+        *clients, hasty, other = await connections(stack, server)
+        with write_lock(server.file):
+            creates = [
+                asyncio.create_task(client.request("POST", "/heroes/", HERO)) for client in clients
+            ]
+            await lane_is_full(other)
+            began = time.monotonic()
+            refused = [await hasty.request("POST", "/heroes/", HERO) for _ in range(6)]
+            took = time.monotonic() - began
+            began = time.monotonic()
+            pages = [await other.request("GET", "/heroes/?limit=1") for _ in range(6)]
+            took_other = time.monotonic() - began
+        await asyncio.gather(*creates)
+    assert {answer.status for answer in refused} == {503}
+    assert {page.status for page in pages} == {200}
+    assert took > 4 * 0.4  # four came back too soon
+    assert took_other < took
+
+
+async def test_a_client_that_was_refused_once_is_listened_to_at_once(server: Server) -> None:
+    async with AsyncExitStack() as stack:
+        *clients, polite, other = await connections(stack, server)
+        with write_lock(server.file):
+            creates = [
+                asyncio.create_task(client.request("POST", "/heroes/", HERO)) for client in clients
+            ]
+            await lane_is_full(other)
+            refused = await polite.request("POST", "/heroes/", HERO)
+            began = time.monotonic()
+            pages = [await polite.request("GET", "/heroes/?limit=1") for _ in range(6)]
+            took = time.monotonic() - began
+        await asyncio.gather(*creates)
+    assert refused.status == 503
+    assert {page.status for page in pages} == {200}
+    assert took < PATIENCE
+
+
+async def lane_is_full(client: Connection) -> None:
+    async with asyncio.timeout(PATIENCE):
+        line = f'hero_api_lane_waiting{{lane="create"}} {WAITING}'
+        while line not in (await client.request("GET", "/metrics")).body.decode():
+            pass
+
+
 async def test_an_overload_flushes_into_no_log(server: Server) -> None:
     assert server.log.read_text() == ""
 
