@@ -101,5 +101,6 @@ def _fault(scope: Scope, error: Exception) -> JSONResponse:
 def _declared_size(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value)  # the server has refused what is not a number
+            # The server has refused what is no number of 64 bits, but not thousands of zeros.
+            return int(value.lstrip(b"0") or b"0")
     return 0

@@ -495,6 +495,11 @@ def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> No
     assert json.loads(body)["detail"]
 
 
+def test_a_length_of_thousands_of_zeros_is_taken_for_what_it_says(patient: Server) -> None:
+    fields = (JSON, f"Content-Length: {'0' * 5_000}{len(HERO)}")
+    assert status_of(patient, [head("POST /heroes/", *fields) + HERO]) == 200
+
+
 def test_a_head_of_60_kb_is_taken(patient: Server) -> None:
     request = head("GET /livez", "X: " + "x" * 60_000)
     assert status_of(patient, re.findall(rb"(?s).{1,1000}", request)) == 200
