@@ -1,7 +1,7 @@
 """`python -m tests.torture` runs the long variants, and ends with a table of their figures.
 
-Everything it writes goes into a temporary directory; a count of 0 leaves its part out. It ends
-with status 1 when a promise was broken.
+`python -m tests.torture crashes soaking` runs these two alone. Everything it writes goes into a
+temporary directory. It ends with status 1 when a promise was broken.
 """
 
 import asyncio
@@ -18,19 +18,44 @@ from rich.console import Console
 from . import parts
 from .report import Report
 
-Part = Callable[..., Coroutine[Any, Any, None]]
+PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    part.__name__: part
+    for part in (
+        parts.crashes,
+        parts.stops,
+        parts.syncs,
+        parts.vanishing,
+        parts.starts,
+        parts.overloads,
+        parts.slow,
+        parts.scans,
+        parts.soaking,
+    )
+}
+
+
+def _known(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in PARTS:
+            raise typer.BadParameter(f"{name} is none of {', '.join(PARTS)}")
+    return names
 
 
 def torture(  # noqa: PLR0913, PLR0917 - one option for each part
-    cycles: Annotated[int, typer.Option(min=0, help="Cycles of kill -9 under load.")] = 1_000,
-    stops: Annotated[int, typer.Option(min=0, help="SIGTERMs under load.")] = 100,
-    creates: Annotated[int, typer.Option(min=0, help="Creates traced for their sync.")] = 1_000,
-    vanishing: Annotated[int, typer.Option(min=0, help="Clients that vanish.")] = 10_000,
-    starts: Annotated[int, typer.Option(min=0, help="Rounds of eight servers on no file.")] = 50,
-    overloads: Annotated[int, typer.Option(min=0, help="Rounds of ten times the connections.")] = 3,
-    scan_heroes: Annotated[int, typer.Option(min=0, help="Heroes that are scanned.")] = 1_000_000,
+    only: Annotated[
+        list[str] | None,
+        typer.Argument(callback=_known, help=f"The parts to run, of {', '.join(PARTS)}; or all."),
+    ] = None,
+    cycles: Annotated[int, typer.Option(min=1, help="Cycles of kill -9 under load.")] = 1_000,
+    stops: Annotated[int, typer.Option(min=1, help="SIGTERMs under load.")] = 100,
+    creates: Annotated[int, typer.Option(min=1, help="Creates traced for their sync.")] = 1_000,
+    vanishing: Annotated[int, typer.Option(min=1, help="Clients that vanish.")] = 10_000,
+    starts: Annotated[int, typer.Option(min=1, help="Rounds of eight servers on no file.")] = 50,
+    overloads: Annotated[int, typer.Option(min=1, help="Rounds of ten times the connections.")] = 3,
+    slow: Annotated[int, typer.Option(min=2, help="Slow clients beside 32 others.")] = 200,
+    scan_heroes: Annotated[int, typer.Option(min=1, help="Heroes that are scanned.")] = 1_000_000,
     soak_minutes: Annotated[
-        float, typer.Option(min=0, help="Minutes of mixed work over 256 connections.")
+        float, typer.Option(min=0.05, help="Minutes of mixed work over 256 connections.")
     ] = 60.0,
     seed: Annotated[int | None, typer.Option(help="Where random choices start from.")] = None,
 ) -> None:
@@ -39,20 +64,21 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     seed = random.randrange(2**32) if seed is None else seed
     console.print(f"seed {seed}")
     report = Report(console, seed)
-    plans: list[tuple[float, Part]] = [
-        (cycles, parts.crashes),
-        (stops, parts.stops),
-        (creates, parts.syncs),
-        (vanishing, parts.vanishing),
-        (starts, parts.starts),
-        (overloads, parts.overloads),
-        (scan_heroes, parts.scans),
-        (soak_minutes, parts.soaking),
-    ]
-    for count, run in plans:
-        if count:
+    counts: dict[str, float] = {
+        "crashes": cycles,
+        "stops": stops,
+        "syncs": creates,
+        "vanishing": vanishing,
+        "starts": starts,
+        "overloads": overloads,
+        "slow": slow,
+        "scans": scan_heroes,
+        "soaking": soak_minutes,
+    }
+    for name, run in PARTS.items():
+        if not only or name in only:
             with tempfile.TemporaryDirectory(prefix="hero-api-torture-") as directory:
-                asyncio.run(run(Path(directory), count, report))
+                asyncio.run(run(Path(directory), counts[name], report))
     sys.exit(0 if report.close() else 1)
 
 
