@@ -1,5 +1,6 @@
 """The command `hero-api`."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -53,6 +54,14 @@ def check() -> None:
 
 def main() -> None:
     """Run the command; what stops the start is one line on standard error and status 1."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # It was closed. No connection may take its place: the event loop would abort.
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     try:
         app()
     except StartError as error:

@@ -15,7 +15,7 @@ _MAX_HEAD = 65_536  # bytes of a request's line and headers
 _MAX_REST = 1_048_576  # bytes of a body that nobody wanted, and the head after it
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
 _RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
-_REST = 0.4, 0.8  # seconds that a client is not listened to when it came back sooner, in vain
+_REST = 0.3, 0.6  # seconds that a client is not listened to when it came back sooner, in vain
 _BODY = b'{"detail":"The head of the request is too large"}'
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"

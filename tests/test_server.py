@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -162,6 +163,32 @@ def test_it_listens_on_the_address_that_it_says_when_it_says_it(tmp_path: Path) 
     ):
         connection.request("GET", "/readyz")
         assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_it_serves_with_its_standard_streams_closed(tmp_path: Path, closed: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
+    environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{tmp_path}/heroes.db"
+    serve = [sys.executable, "-m", "hero_api", "serve", "--port", str(port)]
+    with subprocess.Popen(
+        ["sh", "-c", f'exec "$0" "$@" {closed}', *serve], cwd=ROOT, env=environment
+    ) as process:
+        try:
+            end_by = time.monotonic() + 2 * PATIENCE
+            answer = b""
+            while not answer and process.poll() is None and time.monotonic() < end_by:
+                with suppress(ConnectionRefusedError):
+                    for _ in range(3):
+                        with socket.create_connection(("127.0.0.1", port)) as wire:
+                            wire.sendall(b"GET /readyz HTTP/1.1\r\nHost: hero-api\r\n\r\n")
+                            answer = wire.recv(1_000)
+            assert b" 200 " in answer
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
 
 
 def has_ipv6() -> bool:
