@@ -11,16 +11,11 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_MAX_HEAD = 65_536  # bytes of a request's line and headers
-_MAX_REST = 1_048_576  # bytes of a body that nobody wanted, and the head after it
+from hero_api.head import TOO_LARGE, Head
+
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
 _RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
 _REST = 0.3, 0.6  # seconds that a client is not listened to when it came back sooner, in vain
-_BODY = b'{"detail":"The head of the request is too large"}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
-)
 
 
 class Connections:
@@ -67,9 +62,7 @@ class Connection(asyncio.Protocol):
         self._is_full = False  # uvicorn has paused the reading
         self._is_ahead = False  # uvicorn may have requests that have not begun
         self._at_end = False
-        self._head_size = 0
-        self._head_tail = b""
-        self._head_ended = False
+        self._head = Head()
         self._body_misses = False
         self._under_way = 0
         self._refused_at = 0.0
@@ -118,11 +111,11 @@ class Connection(asyncio.Protocol):
             return
         while self._held and not self._is_full and not self._is_busy():
             transport.resume_reading()  # so that it shows when uvicorn pauses it
-            ended = self._head_ended
+            ended = self._head.has_ended
             piece = bytes(self._held[:_SLICE])
             del self._held[:_SLICE]
             self._pass_on(piece)
-            if self._held and self._head_ended and not ended:
+            if self._held and self._head.has_ended and not ended:
                 # The request begins first: then it is known what may follow.
                 self._feed_soon()
                 break
@@ -145,18 +138,12 @@ class Connection(asyncio.Protocol):
 
     def _pass_on(self, data: bytes) -> None:
         # While a request is under way, what follows its body is the head of the next.
-        if not (self._head_ended or (self._under_way and self._body_misses)):
+        if not (self._head.has_ended or (self._under_way and self._body_misses)):
             if self._receives_since is None and not self._under_way:
                 self._receives_since = self._time()
-            if self._head_size > (_MAX_REST if self._body_misses else _MAX_HEAD):
+            if not self._head.add(data, is_rest=self._body_misses):
                 self._refuse()
                 return
-            self._head_size += len(data)
-            if not self._body_misses:  # the rest of a body is no head
-                # The parser passes over empty lines before a head.
-                tail = self._head_tail + data if self._head_tail else data.lstrip()
-                self._head_ended = b"\r\n\r\n" in tail
-                self._head_tail = tail[-3:]
         self.inner.data_received(data)
         if self._transport and not self._transport.is_reading():
             self._is_full = self._is_ahead = True
@@ -171,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self) -> None:
         if self._transport:
-            self._transport.write(_TOO_LARGE)
+            self._transport.write(TOO_LARGE)
             self._transport.close()
 
     def close_if_late(self, latest: float) -> None:
@@ -187,9 +174,7 @@ class Connection(asyncio.Protocol):
 
     def request_begun(self, *, has_body: bool) -> None:
         """Take note that the head of a request has arrived, and whether a body follows."""
-        self._head_size = 0
-        self._head_tail = b""
-        self._head_ended = False
+        self._head.begin()
         self._under_way += 1
         self._body_misses = has_body
         self._receives_since = (self._receives_since or self._time()) if has_body else None

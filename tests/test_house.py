@@ -20,7 +20,7 @@ FLOORS = [
     {"coalescing", "sqlite", "postgresql"},
     {"database"},
     {"heroes"},
-    {"dependencies", "answers"},
+    {"dependencies", "answers", "head"},
     {"direct"},
     {"routes", "operations", "guard", "connection", "checking", "workers"},
     {"app"},
