@@ -29,6 +29,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     starts: Annotated[int, typer.Option(min=0, help="Rounds of eight servers on no file.")] = 50,
     overloads: Annotated[int, typer.Option(min=0, help="Rounds of ten times the connections.")] = 3,
     scan_heroes: Annotated[int, typer.Option(min=0, help="Heroes that are scanned.")] = 1_000_000,
+    failovers: Annotated[int, typer.Option(min=0, help="Fail-overs of PostgreSQL.")] = 50,
     soak_minutes: Annotated[
         float, typer.Option(min=0, help="Minutes of mixed work over 256 connections.")
     ] = 60.0,
@@ -47,6 +48,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         (starts, parts.starts),
         (overloads, parts.overloads),
         (scan_heroes, parts.scans),
+        (failovers, parts.failovers),
         (soak_minutes, parts.soaking),
     ]
     for count, run in plans:
