@@ -70,7 +70,7 @@ async def syncs(directory: Path, count: int, report: Report) -> None:
 
 
 async def failovers(directory: Path, count: int, report: Report) -> None:
-    """Fail-overs of PostgreSQL: the primary is killed and frozen in turns."""
+    """Fail-overs of PostgreSQL: the primary is killed, or it freezes."""
     with report.part("fail-overs", count) as part:
         if not has_postgresql():
             part.figure(f"left out: {MISSING}")
@@ -84,7 +84,7 @@ async def failovers(directory: Path, count: int, report: Report) -> None:
             serving(directory, database_url=group.url(), request_timeout=1) as server,
         ):
             for number in range(count):
-                frozen = number % 2 == 1
+                frozen = load.chance.random() < 0.5
                 failover = await failing.fail_over(group, server, load, frozen=frozen)
                 seen[frozen].append(failover)
                 part.show(number + 1, f"stall {failover.stall:.2f} s")
