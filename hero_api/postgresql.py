@@ -30,6 +30,7 @@ _DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+_START = 30.0  # seconds that the preparations have: they are many statements, and may wait
 _MARGIN = 0.5  # seconds that the server has to end a statement itself when its time is over
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
@@ -68,8 +69,10 @@ class PostgreSQL:
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
         )
-        patience = settings.request_timeout + _MARGIN
-        self._watches = [Watch(engine, patience) for engine in (self.writer, self.reader)]
+        self._patience = settings.request_timeout + _MARGIN
+        self._watches = [
+            Watch(engine, max(_START, self._patience)) for engine in (self.writer, self.reader)
+        ]
 
     async def prepare(self) -> None:
         """Make the table where there is none, once, however many processes start together.
@@ -83,6 +86,8 @@ class PostgreSQL:
             cause = error.orig if isinstance(error, DBAPIError) else error
             reason = " ".join(str(cause).split())
             raise StartError(f"The database {self._url} cannot be used: {reason}") from error
+        for watch in self._watches:
+            watch.patience = self._patience
 
     async def dispose(self) -> None:
         """Close every connection that is not in use."""

@@ -39,7 +39,7 @@ class Watch:
     """
 
     def __init__(self, engine: AsyncEngine, patience: float) -> None:
-        self._patience = patience
+        self.patience = patience
         self._silent_since = 0.0
         self._in_use: dict[ConnectionPoolEntry, _Use] = {}
         self._is_idle = asyncio.Event()
@@ -92,7 +92,7 @@ class Watch:
         self._end(entry)
         self._is_idle.clear()
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._patience, self._expire, entry)
+        timer = loop.call_later(self.patience, self._expire, entry)
         self._in_use[entry] = _Use(connection, loop.time(), timer)
 
     def _end(self, entry: ConnectionPoolEntry) -> None:
@@ -110,7 +110,7 @@ class Watch:
             # Older ones that are idle now may lead there too: each would be waited for as long.
             self._silent_since = max(self._silent_since, use.since)
             where = f"{driver.info.host}:{driver.info.port}"
-            logger.error("%s did not answer for %.1f s: disconnected", where, self._patience)
+            logger.error("%s did not answer for %.1f s: disconnected", where, self.patience)
             _cut(driver)
 
 

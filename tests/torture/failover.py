@@ -61,5 +61,5 @@ def stored_heroes(group: Group) -> dict[int, Hero]:
     busy = "SELECT FROM pg_stat_activity WHERE application_name = 'hero-api' AND state <> 'idle'"
     wait_until(group.primary, f"SELECT NOT EXISTS ({busy})")
     return {
-        hero_id: Hero(*fields) for hero_id, *fields in stored(Settings(database_url=group.url()))
+        hero_id: Hero(*fields) for hero_id, *fields in stored(Settings(database_url=group.primary.url()))
     }
