@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -128,15 +129,15 @@ class ReplacedError(UnavailableError):
 
 
 class CorruptError(HeroError):
-    """A page of the database's file is damaged; what is not on it is served."""
+    """A page of the database's file is damaged, as `tool` can tell; the others are served."""
 
     status = 503
     headers = UnavailableError.headers
 
-    def __init__(self) -> None:
+    def __init__(self, tool: str = "hero-api check") -> None:
         super().__init__(
             "The database is damaged where this hero is; nothing was changed. "
-            "Run `hero-api check`, and restore a backup"
+            f"Run `{tool}`, and restore a backup"
         )
 
 
@@ -190,8 +191,8 @@ _BY_SQLSTATE: dict[str, Callable[[], HeroError]] = {
     "55P03": BusyError,
     "57014": LateError,
     "23": RefusedError,
-    "XX001": CorruptError,
-    "XX002": CorruptError,
+    "XX001": partial(CorruptError, "pg_amcheck"),
+    "XX002": partial(CorruptError, "pg_amcheck"),
 }
 _UNKNOWN: Any = object()
 _OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")

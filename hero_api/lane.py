@@ -76,6 +76,7 @@ class Lane(Generic[S, Item, R]):
         self._silent_until = 0.0
         self._waiting: deque[_Call[S, Item, R]] = deque()
         self._begun: Sequence[_Call[S, Item, R]] = ()
+        self._has_connection = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -126,6 +127,7 @@ class Lane(Generic[S, Item, R]):
                 batch = [call for call in self._begun if not call.answer.done()]
                 if batch:
                     await self._serve(batch)
+                self._has_connection = False
                 self._begun = self._next_batch()
         except asyncio.CancelledError:
             # The event loop ends: not even the end of a transaction is waited for.
@@ -154,8 +156,7 @@ class Lane(Generic[S, Item, R]):
         self.batches += 1
         self.items += len(batch)
         try:
-            results = await self._work.function(session, [call.item for call in batch])
-            answers = list(zip(batch, results, strict=True))
+            answers = await self._perform(session, batch)
         except Exception as error:  # noqa: BLE001 - it is handed to the callers
             await _give_up(session)
             if len(batch) == 1 or isinstance(from_database(error), UnavailableError):
@@ -183,6 +184,19 @@ class Lane(Generic[S, Item, R]):
             else:
                 call.succeed(result)
 
+    async def _perform(
+        self, session: S, batch: Sequence[_Call[S, Item, R]]
+    ) -> Sequence[tuple[_Call[S, Item, R], R | HeroError]]:
+        """Run the batch function; return the calls that it has served, with their results."""
+        if self._work.writes:
+            # It may take longer than some wait, who are told then that nothing was changed.
+            await session.connection()
+            self._has_connection = True
+            batch = [call for call in batch if not call.answer.done()]
+        items = [call.item for call in batch]
+        results = await self._work.function(session, items) if items else []
+        return list(zip(batch, results, strict=True))
+
     def _report(self, error: Exception, size: int) -> None:
         """Log why a batch failed, at most once a second: a database that is gone fails them all."""
         now = asyncio.get_running_loop().time()
@@ -198,7 +212,7 @@ class Lane(Generic[S, Item, R]):
         """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
         loop = asyncio.get_running_loop()
         now = until or loop.time()
-        late = OutcomeUnknownError if self._work.writes else LateError
+        late = OutcomeUnknownError if self._has_connection else LateError
         for call in self._begun:
             if call.deadline <= now and not call.answer.done():
                 self.expired += 1

@@ -1,19 +1,20 @@
 """PostgreSQL: its engines, and how their connections are set up. The driver is an extra."""
 
-import select
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, event, inspect, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from hero_api.errors import StartError
 from hero_api.models import MAX_CHOSEN_ID, Hero
 from hero_api.settings import Settings
 from hero_api.sql import LOCK
+from hero_api.watch import Watch
 
 if TYPE_CHECKING:
     import psycopg
@@ -23,12 +24,14 @@ _LANES = 4  # that write: each has one batch at a time
 # Unless the URL says otherwise: a host that is gone without a word is noticed within seconds.
 _DEFAULTS = {
     "application_name": "hero-api",
-    "connect_timeout": "5",
+    "connect_timeout": "2",  # for each host: one that is frozen takes a connection and is silent
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+_START = 30.0  # seconds that the preparations have: they are many statements, and may wait
+_MARGIN = 0.5  # seconds that the server has to end a statement itself when its time is over
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
 _SEQUENCE = text("SELECT pg_get_serial_sequence('hero', 'id')")
@@ -66,6 +69,10 @@ class PostgreSQL:
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
         )
+        self._patience = settings.request_timeout + _MARGIN
+        self._watches = [
+            Watch(engine, max(_START, self._patience)) for engine in (self.writer, self.reader)
+        ]
 
     async def prepare(self) -> None:
         """Make the table where there is none, once, however many processes start together.
@@ -79,13 +86,18 @@ class PostgreSQL:
             cause = error.orig if isinstance(error, DBAPIError) else error
             reason = " ".join(str(cause).split())
             raise StartError(f"The database {self._url} cannot be used: {reason}") from error
+        for watch in self._watches:
+            watch.patience = self._patience
 
     async def dispose(self) -> None:
-        """Close every connection."""
+        """Close every connection that is not in use."""
         await self.reader.dispose()
         await self.writer.dispose()
 
-    close = dispose
+    async def close(self) -> None:
+        """Close every connection, whatever waits for it."""
+        await asyncio.gather(*(watch.close() for watch in self._watches))
+        await self.dispose()
 
 
 async def fetch(
@@ -130,21 +142,7 @@ def _create_engine(
         connection.commit()
 
     event.listen(engine.sync_engine, "connect", connect)
-    event.listen(engine.sync_engine, "checkout", _check_alive)
     return engine
-
-
-def _check_alive(
-    connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
-) -> None:
-    """Let the pool connect anew where the server has hung up, which costs no round trip to see."""
-    driver: psycopg.AsyncConnection[Any] = connection.driver_connection
-    poll = select.poll()
-    if not driver.closed:
-        poll.register(driver.fileno(), select.POLLIN)
-    # An idle connection has nothing to say, except that it ends.
-    if driver.closed or poll.poll(0):
-        raise InvalidatePoolError
 
 
 def _prepare(connection: Connection) -> None:

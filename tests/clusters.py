@@ -3,12 +3,13 @@
 import itertools
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,18 +58,62 @@ class Cluster:
         """Connect as another program does; each statement is a transaction."""
         return psycopg.connect(self.url(), autocommit=True)
 
+    def initialize(self, settings: Mapping[str, object]) -> None:
+        """Make an empty server."""
+        run(
+            *("initdb", "--pgdata", self.data, "--username=postgres", "--auth=trust"),
+            *("--encoding=UTF8", "--locale=C", "--no-sync"),
+            cwd=self.directory,
+        )
+        self.configure(settings)
+
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Add to the settings of a server that does not run."""
+        values = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            # Nothing here survives the tests: only those of durability need more.
+            "fsync": "off",
+            "max_connections": 200,
+        }
+        lines = [f"{key} = '{value}'\n" for key, value in (values | dict(settings)).items()]
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(lines)
+
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         log = self.directory / "log"
-        run("pg_ctl", "start", "-w", "-D", self._data, "-l", log, cwd=self.directory)
+        run("pg_ctl", "start", "-w", "-D", self.data, "-l", log, cwd=self.directory)
 
     def stop(self) -> None:
         """Stop the server at once, as a crash does."""
-        run("pg_ctl", "stop", "-m", "immediate", "-D", self._data, cwd=self.directory)
+        run("pg_ctl", "stop", "-m", "immediate", "-D", self.data, cwd=self.directory)
+
+    def kill(self) -> None:
+        """End every process of the server at once, as `kill -9` does."""
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let every process of the server stand still: it takes connections, and is silent."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a server that was frozen go on."""
+        self._signal(signal.SIGCONT)
 
     @property
-    def _data(self) -> Path:
+    def data(self) -> Path:
+        """Where the server keeps everything."""
         return self.directory / "data"
+
+    def _signal(self, number: signal.Signals) -> None:
+        postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # so that it starts no other meanwhile
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for process in (*map(int, children), postmaster):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
 
 def run(program: str, *arguments: object, cwd: Path) -> None:
@@ -86,33 +131,21 @@ def run(program: str, *arguments: object, cwd: Path) -> None:
     )
 
 
+def new_cluster(directory: Path) -> Cluster:
+    """Return a server that is to be made in `directory`, on a port that is free."""
+    if _USER:
+        shutil.chown(directory, _USER)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return Cluster(directory, free.getsockname()[1])
+
+
 @contextmanager
 def running_cluster(settings: Mapping[str, object] | None = None) -> Iterator[Cluster]:
     """Start a server in a directory of its own; at the end both are gone."""
     with tempfile.TemporaryDirectory(prefix="hero-api-") as name:
         directory = Path(name)
-        if _USER:
-            shutil.chown(directory, _USER)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port: int = free.getsockname()[1]
-        data = directory / "data"
-        run(
-            *("initdb", "--pgdata", data, "--username=postgres", "--auth=trust"),
-            *("--encoding=UTF8", "--locale=C", "--no-sync"),
-            cwd=directory,
-        )
-        values = {
-            "port": port,
-            "listen_addresses": "127.0.0.1",
-            "unix_socket_directories": directory,
-            # Nothing here survives the tests: only those of durability need more.
-            "fsync": "off",
-            "max_connections": 200,
-        }
-        lines = [f"{key} = '{value}'\n" for key, value in (values | dict(settings or {})).items()]
-        with (data / "postgresql.conf").open("a") as file:
-            file.writelines(lines)
-        cluster = Cluster(directory, port)
+        cluster = new_cluster(directory)
+        cluster.initialize(settings or {})
         cluster.start()
         try:
             yield cluster

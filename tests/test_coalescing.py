@@ -25,7 +25,7 @@ SOON = 5.0  # seconds: far more than anything here takes
 
 
 class Session(AsyncSession):
-    """A session that says what is done with it; COMMIT can be held back or fail."""
+    """A session that says what is done with it; connecting and COMMIT can be held back or fail."""
 
     def __init__(self, lanes: Lanes | None = None) -> None:
         super().__init__(info=lanes.info if lanes else None)
@@ -34,6 +34,11 @@ class Session(AsyncSession):
         self.may_commit = asyncio.Event()
         self.may_commit.set()
         self.commit_error: Exception | None = None
+        self.may_connect = asyncio.Event()
+        self.may_connect.set()
+
+    async def connection(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - nobody looks at it
+        await self.may_connect.wait()
 
     async def commit(self) -> None:
         self.log.append("commit")
@@ -366,6 +371,40 @@ async def test_a_lane_serves_again_when_a_batch_that_hung_ends(
     assert batches.items == [[0], [2]], "what was answered 503 was not done after all"
     assert isinstance(first.exception(), OutcomeUnknownError)
     assert isinstance(expired.exception(), LateError)
+
+
+async def test_a_write_that_is_answered_while_its_batch_connects_is_never_done(
+    batches: Batches, double: Call
+) -> None:
+    lanes = Lanes(max_waiting=5, timeout=0.05)
+    session = Session(lanes)
+    session.may_connect.clear()
+    [late] = await start(double, session, 1)
+    async with asyncio.timeout(SOON):
+        with pytest.raises(LateError):
+            await late
+    session.may_connect.set()
+    batches.gate.set()
+    assert await double(Session(lanes), 2) == 4
+    assert batches.items == [[2]]
+
+
+async def test_a_batch_that_is_connected_serves_those_who_still_wait(
+    lanes: Lanes, batches: Batches, double: Call
+) -> None:
+    batches.gate.set()
+    sessions = [Session(lanes), Session(lanes)]
+    for session in sessions:
+        session.may_connect.clear()
+    [first] = await start(double, sessions[0], 1)
+    gone, stays = [(await start(double, sessions[1], item))[0] for item in (2, 3)]
+    sessions[0].may_connect.set()
+    assert await first == 2
+    gone.cancel()
+    await asyncio.wait([gone])
+    sessions[1].may_connect.set()
+    assert await stays == 6
+    assert batches.items == [[1], [3]]
 
 
 async def test_a_read_that_hangs_says_that_nothing_was_changed(batches: Batches) -> None:

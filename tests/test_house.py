@@ -16,7 +16,7 @@ MODULES = {path.stem: path for path in (ROOT / "hero_api").glob("*.py")}
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
     {"acceptor", "errors"},
-    {"settings", "models", "lane", "sql", "sqlite_file"},
+    {"settings", "models", "lane", "sql", "sqlite_file", "watch"},
     {"coalescing", "sqlite", "postgresql"},
     {"database"},
     {"heroes"},

@@ -477,3 +477,11 @@ def test_an_error_of_the_server_is_answered_by_its_state(
     cause.sqlstate = state
     assert type(from_database(cause)) is expected
     assert type(from_database(OperationalError("SELECT 1", {}, cause))) is expected
+
+
+def test_damage_is_told_with_the_tool_that_looks_for_it_in_postgresql() -> None:
+    cause = psycopg.errors.DataCorrupted("injected")
+    told = from_database(OperationalError("SELECT 1", {}, cause))
+    assert isinstance(told, CorruptError)
+    assert "pg_amcheck" in told.detail
+    assert "hero-api check" not in told.detail

@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
         parts.overloads,
         parts.slow,
         parts.scans,
+        parts.failovers,
         parts.soaking,
     )
 }
@@ -54,6 +55,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     overloads: Annotated[int, typer.Option(min=1, help="Rounds of ten times the connections.")] = 3,
     slow: Annotated[int, typer.Option(min=2, help="Slow clients beside 32 others.")] = 200,
     scan_heroes: Annotated[int, typer.Option(min=1, help="Heroes that are scanned.")] = 1_000_000,
+    failovers: Annotated[int, typer.Option(min=1, help="Fail-overs of PostgreSQL.")] = 50,
     soak_minutes: Annotated[
         float, typer.Option(min=0.05, help="Minutes of mixed work over 256 connections.")
     ] = 60.0,
@@ -73,6 +75,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         "overloads": overloads,
         "slow": slow,
         "scans": scan_heroes,
+        "failovers": failovers,
         "soaking": soak_minutes,
     }
     for name, run in PARTS.items():

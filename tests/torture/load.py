@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,16 +17,23 @@ _REMEMBERED = 20  # deleted heroes that a client goes on to ask for
 class Load:
     """Clients, each with heroes of its own, whose every answer is checked against the ledger.
 
-    A client goes on until the load is stopped or the server does not answer any more.
+    A client goes on until the load is stopped or the server does not answer any more; after a 503
+    it waits `pause` seconds.
     """
 
-    def __init__(self, ledger: Ledger, chance: random.Random, *, clients: int) -> None:
+    def __init__(
+        self, ledger: Ledger, chance: random.Random, *, clients: int, pause: float = 0
+    ) -> None:
         self.ledger = ledger
         self.chance = chance
         self.answers = 0
         self.unavailable = 0
         self.broken = 0
         self.stopped = False
+        self.pause = pause
+        self.longest_gap = 0.0
+        self._acknowledged_at = time.monotonic()
+        self._progress = asyncio.Event()
         self._clients = clients
         self._serial = itertools.count()
         self._at: tuple[int, Callable[[], None]] | None = None
@@ -55,6 +63,24 @@ class Load:
         """Let each client end after its request."""
         self.stopped = True
 
+    def measure_gap(self) -> None:
+        """Begin to measure the longest time in which no change is acknowledged."""
+        self.longest_gap = 0.0
+        self._acknowledged_at = time.monotonic()
+
+    def acknowledge(self, change: Change, hero_id: int) -> None:
+        """Note in the ledger that a change has happened."""
+        self.ledger.acknowledge(change, hero_id)
+        now = time.monotonic()
+        self.longest_gap = max(self.longest_gap, now - self._acknowledged_at)
+        self._acknowledged_at = now
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds, which an answer brings about."""
+        while not condition():
+            self._progress.clear()
+            await self._progress.wait()
+
     def new_hero(self) -> Hero:
         """Return a hero that is equal to no other."""
         age = self.chance.choice([None, self.chance.randrange(100)])
@@ -63,6 +89,7 @@ class Load:
     def count(self) -> None:
         """Count an answer."""
         self.answers += 1
+        self._progress.set()
         if self._at is not None and self.answers >= self._at[0]:
             _, action = self._at
             self._at = None
@@ -147,7 +174,9 @@ class _Client:
         answer = await connection.request(method, path, content)
         self.load.count()
         if answer.status == 503:
+            assert answer.headers["retry-after"] == "1"
             self.load.unavailable += 1
+            await asyncio.sleep(self.load.pause)
             return None
         assert answer.status == status, (method, path, answer)
         if status != 200:
@@ -172,10 +201,11 @@ class _Client:
                 hero_id = int(answer.json()["id"])
                 assert answer.json() == after._asdict() | {"id": hero_id}
             assert hero_id is not None
-            self.ledger.acknowledge(change, hero_id)
+            self.load.acknowledge(change, hero_id)
             self._keep(hero_id, after)
         else:
             assert answer.status in {503, 507}, (method, path, answer)
+            assert answer.status == 507 or answer.headers["retry-after"] == "1"
             self.load.unavailable += 1
             if "unknown" in answer.json()["detail"]:
                 self.ledger.leave_unknown(change)
@@ -183,6 +213,7 @@ class _Client:
                 self.ledger.refuse(change)
                 if hero_id is not None:
                     self._keep(hero_id, next(iter(change.before)))
+            await asyncio.sleep(self.load.pause)
         self.load.count()
 
     def _keep(self, hero_id: int, state: State) -> None:

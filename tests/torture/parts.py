@@ -1,17 +1,23 @@
 """The parts of the long run: each does one thing many times, and reports its figures."""
 
+import asyncio
 import random
 import statistics
 from pathlib import Path
 
+from tests.clusters import MISSING, has_postgresql
+from tests.replication import running_group
 from tests.servers import serving
 
+from . import failover as failing
 from . import overload as overloading
 from . import scans as scanning
 from . import slow as slowing
 from . import starts as starting
 from . import syncs as syncing
 from .crash import Crashes, crash
+from .ledger import Ledger
+from .load import Load
 from .report import Report
 from .soak import Soaked, soak
 from .stops import PROMISE, stop
@@ -75,6 +81,42 @@ async def syncs(directory: Path, count: int, report: Report) -> None:
             part.show(done, f"{synchronous}: {seen.early:,} of {seen.answers:,} early")
             part.figure(f"{synchronous}: {seen.answers:,} answers, {seen.early:,} early")
             part.demand(f"{synchronous}: {seen}", kept=(seen.early == 0) == (synchronous == "FULL"))
+
+
+async def failovers(directory: Path, count: int, report: Report) -> None:
+    """Fail-overs of PostgreSQL: the primary is killed, or it freezes."""
+    with report.part("fail-overs", count) as part:
+        if not has_postgresql():
+            part.figure(f"left out: {MISSING}")
+            return
+        load = Load(
+            Ledger(), random.Random(report.seed), clients=failing.CLIENTS, pause=failing.PAUSE
+        )
+        seen: dict[bool, list[failing.Failover]] = {False: [], True: []}
+        with (
+            running_group() as group,
+            serving(directory, database_url=group.url(), request_timeout=1) as server,
+        ):
+            for number in range(count):
+                frozen = load.chance.random() < 0.5
+                failover = await failing.fail_over(group, server, load, frozen=frozen)
+                seen[frozen].append(failover)
+                part.show(number + 1, f"stall {failover.stall:.2f} s")
+                part.demand(f"lost: {failover.verdict}", kept=failover.verdict == ([], []))
+                part.demand("no duplicate", kept=failover.duplicates == 0)
+                part.demand(
+                    f"a stall of {failover.stall:.2f} s", kept=failover.stall < failing.PROMISE
+                )
+                await asyncio.to_thread(group.heal)
+        tally = load.ledger.tally
+        part.figure(", ".join(f"{n:,} {what}" for what, n in sorted(tally.items())))
+        for frozen, ones in seen.items():
+            if ones:
+                worst = max(failover.stall for failover in ones)
+                how = "frozen" if frozen else "killed"
+                part.figure(f"{len(ones):,} {how}, the worst stall {worst:.2f} s")
+        part.demand("every request is answered", kept=load.broken == 0)
+        part.demand("no traceback in the log", kept="Traceback" not in server.log.read_text())
 
 
 async def vanishing(directory: Path, count: int, report: Report) -> None:
