@@ -1,12 +1,11 @@
 """`hero-api check`: looks for damage in a SQLite file, and changes nothing in it."""
 
 import sqlite3
-import urllib.parse
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from hero_api.errors import StartError
+from hero_api.sqlite_file import open_read_only
 
 _HEROES = """
     SELECT id, typeof(name) = 'text' AND typeof(secret_name) = 'text'
@@ -19,13 +18,8 @@ def find_damage(path: Path) -> Iterator[str]:
 
     Raises `StartError` when there is no such file.
     """
-    if not path.is_file():
-        raise StartError(f"There is no database {path}")
-    # SQLite would make its two files beside one that nobody uses, unless it is told so.
-    in_use = path.with_name(f"{path.name}-wal").exists()
-    uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable={int(not in_use)}"
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
+        with closing(open_read_only(path)) as connection:
             yield from _find(connection)
     except sqlite3.Error as error:
         yield str(error)
