@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from hero_api.errors import StartError
-from hero_api.sqlite_file import read_only
+from hero_api.sqlite_file import open_read_only
 
 _HEROES = """
     SELECT id, typeof(name) = 'text' AND typeof(secret_name) = 'text'
@@ -22,16 +22,13 @@ def find_damage(path: Path) -> Iterator[str]:
     """
     try:
         _try_to_read(path)
-        # SQLite would make its two files beside one that nobody uses, unless it is told so.
-        in_use = path.with_name(f"{path.name}-wal").exists()
     except OSError as error:
         reason = error.strerror or error
         raise StartError(
             f"The database {path} cannot be read ({reason}): check it as a user who may read it"
         ) from error
-    uri = read_only(path, immutable=int(not in_use))
     try:
-        with closing(sqlite3.connect(uri, uri=True)) as connection:
+        with closing(open_read_only(path)) as connection:
             yield from _find(connection)
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)

@@ -2,11 +2,14 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hero_api.errors import StartError
+
+if TYPE_CHECKING:
+    from hero_api.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -50,6 +53,45 @@ def check() -> None:
     if problems:
         raise StartError(f"{settings.path} is damaged ({problems} problems): restore a backup")
     typer.echo(f"{settings.path} is sound")
+
+
+@app.command("copy")
+def copy_heroes(
+    source_url: Annotated[
+        str, typer.Argument(metavar="SOURCE_URL", help="Where the heroes are; it is only read.")
+    ],
+    target_url: Annotated[
+        str, typer.Argument(metavar="TARGET_URL", help="Where they go; it may have no others.")
+    ],
+) -> None:
+    """Copy all heroes with their ids, such as from SQLite to PostgreSQL.
+
+    Stop the service first: what it changes meanwhile makes the comparison at the end fail. A copy
+    that was stopped, however that was, goes on when the same command is run again.
+    """
+    from hero_api.copying import copy
+    from hero_api.progress import Progress
+
+    source, target = _settings(source_url, "SOURCE_URL"), _settings(target_url, "TARGET_URL")
+    try:
+        with Progress() as progress:
+            copied = copy(source, target, progress)
+    except KeyboardInterrupt:
+        raise StartError("Stopped; to go on, run the same command again") from None
+    typer.echo(
+        f"{copied.copied:,} heroes copied; both have {copied.heroes:,}, each the same "
+        f"(SHA-256 {copied.checksum})"
+    )
+
+
+def _settings(url: str, argument: str) -> "Settings":
+    from hero_api.settings import Settings
+
+    try:
+        return Settings(database_url=url, read_database_url=None)
+    except StartError as error:
+        # The other settings are those of the environment.
+        raise StartError(str(error).replace("HERO_API_DATABASE_URL", argument)) from None
 
 
 def main() -> None:

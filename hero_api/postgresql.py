@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _COLUMNS = {"id", "name", "age", "secret_name"}
 _LANES = 4  # that write: each has one batch at a time
 # Unless the URL says otherwise: a host that is gone without a word is noticed within seconds.
-_DEFAULTS = {
+DEFAULTS = {
     "application_name": "hero-api",
     "connect_timeout": "2",  # for each host: one that is frozen takes a connection and is silent
     "keepalives_idle": "5",
@@ -109,6 +109,11 @@ async def fetch(
     return await cursor.fetchall()
 
 
+def driver_is_missing(error: ImportError) -> StartError:
+    """Return the error that says how to install the driver."""
+    return StartError(f"PostgreSQL needs its driver ({error}): pip install 'hero-api[postgresql]'")
+
+
 def is_lost(driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
     """Say whether the connection that raised `error` is of no more use."""
     # A server that refuses to write was demoted: the next connection looks for the primary.
@@ -123,15 +128,14 @@ def _create_engine(
 ) -> AsyncEngine:
     try:
         engine = create_async_engine(
-            url.set(query={**_DEFAULTS, **url.query, "client_encoding": "utf8"}),
+            url.set(query={**DEFAULTS, **url.query, "client_encoding": "utf8"}),
             max_overflow=0,
             pool_timeout=settings.request_timeout,
             use_native_hstore=False,  # a query less for each connection
             **options,
         )
     except ImportError as error:
-        message = f"PostgreSQL needs its driver ({error}): pip install 'hero-api[postgresql]'"
-        raise StartError(message) from error
+        raise driver_is_missing(error) from error
     statements = [f"SET {name} = {value}" for name, value in parameters.items()]
 
     def connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

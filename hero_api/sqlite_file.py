@@ -76,7 +76,7 @@ def _check_header(path: Path) -> None:
 
 def _check_pages(path: Path) -> None:
     try:
-        with closing(sqlite3.connect(read_only(path, immutable=1), uri=True)) as connection:
+        with closing(sqlite3.connect(_read_only(path, immutable=1), uri=True)) as connection:
             [problem] = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         raise unusable(path, f"{error}; restore a backup") from error
@@ -90,7 +90,7 @@ def _has_content(path: Path, suffix: str) -> bool:
     return beside.exists() and beside.stat().st_size > 0
 
 
-def read_only(path: Path, *, immutable: int) -> str:
+def _read_only(path: Path, *, immutable: int) -> str:
     """Return a URI that opens the file for reading; if `immutable`, no file is made beside it."""
     return f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable={immutable}"
 
@@ -99,6 +99,30 @@ def existing_file(url: URL) -> URL:
     """Return a URL that opens the file but never makes it."""
     path = urllib.parse.quote(str(Path(url.database or "").absolute()))
     return url.set(database=f"file:{path}", query={**url.query, "mode": "rw", "uri": "true"})
+
+
+def open_read_only(path: Path) -> sqlite3.Connection:
+    """Open the file for reading; neither it nor what is beside it is changed.
+
+    Raises `StartError` where there is none, or where a crash left a change half written.
+    """
+    if not path.is_file():
+        raise StartError(f"There is no database {path}")
+    with path.open("rb") as file:
+        in_wal_mode = file.read(20)[18:] == b"\2\2"
+    # SQLite would make its two files beside one that nobody uses, unless it is told so.
+    unused = in_wal_mode and not path.with_name(f"{path.name}-wal").exists()
+    uri = _read_only(path, immutable=int(unused))
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        connection.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            reason = "a crash left a change half written; let `hero-api serve` open it once"
+            raise unusable(path, reason) from error
+        raise
+    return connection
 
 
 def identity(path: Path) -> tuple[int, int] | None:

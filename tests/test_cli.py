@@ -61,10 +61,12 @@ def sound(tmp_path: Path) -> Path:
 def test_help_names_the_commands() -> None:
     ended = run("--help")
     assert ended.returncode == 0
-    assert {"serve", "check"} <= {*ended.stdout.split()}
+    assert {"serve", "check", "copy"} <= {*ended.stdout.split()}
 
 
-@pytest.mark.parametrize(("command", "word"), [("serve", "--port"), ("check", "damage")])
+@pytest.mark.parametrize(
+    ("command", "word"), [("serve", "--port"), ("check", "damage"), ("copy", "SOURCE_URL")]
+)
 def test_each_command_has_help(command: str, word: str) -> None:
     ended = run(command, "--help")
     assert ended.returncode == 0

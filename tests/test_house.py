@@ -16,10 +16,10 @@ MODULES = {path.stem: path for path in (ROOT / "hero_api").glob("*.py")}
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
     {"acceptor", "errors"},
-    {"settings", "models", "lane", "sql", "sqlite_file", "watch"},
-    {"coalescing", "sqlite", "postgresql"},
-    {"database"},
-    {"heroes"},
+    {"settings", "models", "lane", "sql", "sqlite_file", "watch", "progress"},
+    {"coalescing", "sqlite", "postgresql", "ends"},
+    {"database", "sqlite_end", "postgresql_end"},
+    {"heroes", "copying"},
     {"dependencies", "answers", "head"},
     {"direct"},
     {"routes", "operations", "guard", "connection", "checking", "workers"},

@@ -4,20 +4,21 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import deep, machine, plot, report, start
+from . import deep, machine, plot, postgresql, report, start
 from .goals import goals
 from .process import ServerError
 from .race import Plan, Race
 from .results import Results
-from .servers import SERVERS
+from .servers import ENGINES, SERVERS
 from .work import WORKS
 
 _EXTRAS = {"deep": deep, "start": start}
@@ -30,23 +31,39 @@ _WIDTH = 120
 def benchmark(  # noqa: PLR0913, PLR0917 - the options of the command
     seconds: Annotated[int, typer.Option(min=1, max=60, help="Of each run.")] = 5,
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Over which medians go.")] = 3,
-    servers: Annotated[str, typer.Option(help="Which, with commas between.")] = ",".join(SERVERS),
-    work: Annotated[str, typer.Option(help="Which, with commas between.")] = ",".join(_WORKS),
+    engine: Annotated[
+        Literal["sqlite", "postgresql"], typer.Option(help="That has the heroes.")
+    ] = "sqlite",
+    servers: Annotated[
+        str, typer.Option(help="Which, with commas between.", show_default="all of the engine")
+    ] = "",
+    work: Annotated[
+        str, typer.Option(help="Which, with commas between.", show_default="all of the engine")
+    ] = "",
     connections: Annotated[str, typer.Option(help="How many, with commas.")] = "1,64,1000",
     output_dir: Annotated[
         Path,
         typer.Option(help="For the JSON and the plot.", show_default="tests/benchmarks/results"),
     ] = _HERE / "results",
 ) -> None:
-    """Race the hero API against other servers, each in turn on one core."""
+    """Race the hero API against other servers, each in turn on one core.
+
+    PostgreSQL shares the other core with the load.
+    """
     # Where there is no terminal to measure, such as in a pipe, the tables still need room.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     results = Results()
-    chosen = _chosen(work, _WORKS, "work")
+    # The extras are SQLite's.
+    chosen = _chosen(work, _WORKS if engine == "sqlite" else tuple(WORKS), "work")
     numbers = _numbers(connections)
-    names = [name for name in _chosen(servers, tuple(SERVERS), "server") if _present(name, results)]
+    known = [server.name for server in ENGINES[engine]]
+    names = [name for name in _chosen(servers, known, "server") if _present(name, results)]
     cores = machine.prepare()
-    with tempfile.TemporaryDirectory(prefix="hero-benchmark-") as directory:
+    on_postgresql = any(SERVERS[name].on_postgresql for name in names)
+    with (
+        tempfile.TemporaryDirectory(prefix="hero-benchmark-") as directory,
+        postgresql.started() if on_postgresql else nullcontext() as version,
+    ):
         plan = Plan(
             servers=[SERVERS[name] for name in names],
             works=[WORKS[name] for name in chosen if name in WORKS],
@@ -57,7 +74,7 @@ def benchmark(  # noqa: PLR0913, PLR0917 - the options of the command
             directory=Path(directory),
         )
         _measure(plan, [name for name in chosen if name in _EXTRAS], results, console)
-        about = _about(plan)
+        about = _about(plan, version)
     verdict = goals(results)
     report.show(console, results, {**_TITLES, **deep.DESCRIPTIONS})
     report.show_goals(console, verdict)
@@ -87,12 +104,13 @@ def _measure(plan: Plan, extras: Sequence[str], results: Results, console: Conso
         progress.update(task, description="done", completed=total)
 
 
-def _about(plan: Plan) -> dict[str, Any]:
+def _about(plan: Plan, postgresql_version: str | None) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python -m tests.benchmarks", *sys.argv[1:]]),
         "machine": machine.description(plan.directory),
-        "versions": machine.versions(),
+        "versions": machine.versions()
+        | ({"postgresql": postgresql_version} if postgresql_version else {}),
         "rounds": plan.rounds,
         "seconds": plan.seconds,
     }
@@ -112,7 +130,7 @@ def _save(directory: Path, results: Results, about: dict[str, Any], console: Con
 
 
 def _chosen(text: str, known: Sequence[str], what: str) -> Sequence[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in text.split(",") if name.strip()] or known
     if unknown := [name for name in names if name not in known]:
         raise typer.BadParameter(f"no such {what}: {', '.join(unknown)}; of {', '.join(known)}")
     return names

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .results import Cell, Results
-from .servers import CEILING, OURS, OURS_NORMAL, POCKETBASE, PORT, Server
+from .servers import (
+    ASYNCPG,
+    CEILING,
+    ON_POSTGRESQL,
+    OURS,
+    OURS_NORMAL,
+    POCKETBASE,
+    PORT,
+    PSYCOPG,
+    Server,
+)
 
 _USUAL = 64  # connections
 _MANY = 1_000
@@ -46,6 +56,7 @@ def goals(results: Results) -> list[Goal]:
     """Return every goal with what the results say of it."""
     return [
         *_against_others(results),
+        *_on_postgresql(results),
         *_one_connection(results),
         *_many_connections(results),
         *_deep(results),
@@ -69,6 +80,14 @@ def _against_others(results: Results) -> Iterator[Goal]:
             yield goal(work, POCKETBASE, bound, "PocketBase")
     for work, bound in _ROUTES.items():
         yield goal(work, PORT, bound, "the async port")
+
+
+def _on_postgresql(results: Results) -> Iterator[Goal]:
+    for work in ("get", "create"):
+        ours = Cell(work, _USUAL, ON_POSTGRESQL.name)
+        for port in (ASYNCPG, PSYCOPG):
+            theirs = Cell(work, _USUAL, port.name)
+            yield _faster(results, f"{work} on PostgreSQL, to {port.name}", ours, theirs, 4.0)
 
 
 def _one_connection(results: Results) -> Iterator[Goal]:

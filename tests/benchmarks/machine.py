@@ -25,6 +25,8 @@ _DISTRIBUTIONS = (
     "sqlmodel",
     "sqlalchemy",
     "aiosqlite",
+    "psycopg",
+    "asyncpg",
     "uvicorn",
     "uvloop",
     "httptools",
@@ -63,9 +65,10 @@ def prepare() -> Cores:
     return Cores(server=cores[0], load=cores[1])
 
 
-def pinned(command: list[str], core: int) -> list[str]:
-    """Return `command` on one core, and ended by the kernel should this process die."""
-    return ["taskset", "--cpu-list", str(core), "setpriv", "--pdeathsig", "KILL", *command]
+def pinned(command: list[str], *cores: int) -> list[str]:
+    """Return `command` on these cores, and ended by the kernel should this process die."""
+    numbers = ",".join(map(str, cores))
+    return ["taskset", "--cpu-list", numbers, "setpriv", "--pdeathsig", "KILL", *command]
 
 
 def busy(core: int) -> float:

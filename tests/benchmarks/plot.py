@@ -5,7 +5,19 @@ from html import escape
 from pathlib import Path
 
 from .results import Cell, Results
-from .servers import CEILING, LITESTAR, OURS, OURS_NORMAL, POCKETBASE, PORT, TUTORIAL
+from .servers import (
+    ASYNCPG,
+    CEILING,
+    LITESTAR,
+    ON_POSTGRESQL,
+    OURS,
+    OURS_NORMAL,
+    POCKETBASE,
+    PORT,
+    PSYCOPG,
+    TUTORIAL,
+    TWO_ON_POSTGRESQL,
+)
 
 _CONNECTIONS = 64
 _BARS: Mapping[str, tuple[str, str]] = {  # the server's colour and label
@@ -15,6 +27,10 @@ _BARS: Mapping[str, tuple[str, str]] = {  # the server's colour and label
     LITESTAR.name: ("#8d6bb8", "Litestar + advanced-alchemy"),
     PORT.name: ("#7b8794", "async port"),
     TUTORIAL.name: ("#d64545", "tutorial"),
+    ON_POSTGRESQL.name: ("#0b7a75", "hero-api on PostgreSQL"),
+    TWO_ON_POSTGRESQL.name: ("#6cc5bf", "two processes"),
+    ASYNCPG.name: ("#7b8794", "async port on asyncpg"),
+    PSYCOPG.name: ("#8d6bb8", "async port on psycopg"),
 }
 _WIDTH, _HEIGHT = 960, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 112, 56

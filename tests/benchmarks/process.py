@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Running:
 
     process: subprocess.Popen[bytes]
     port: int
-    core: int
+    cores: Sequence[int]
     log: Path
 
     def ask(
@@ -93,7 +93,11 @@ class Running:
 
 @contextmanager
 def running(
-    command: list[str], port: int, core: int, directory: Path, environment: Mapping[str, str]
+    command: list[str],
+    port: int,
+    cores: Sequence[int],
+    directory: Path,
+    environment: Mapping[str, str],
 ) -> Iterator[Running]:
     """Run `command` in `directory`, in a session of its own; at the end it is stopped."""
     inherited = {
@@ -102,7 +106,7 @@ def running(
     log = directory / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            pinned(command, core),
+            pinned(command, *cores),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -111,7 +115,7 @@ def running(
             start_new_session=True,
         )
         try:
-            yield Running(process, port, core, log)
+            yield Running(process, port, cores, log)
         finally:
             _stop(process)
 

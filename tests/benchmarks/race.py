@@ -75,7 +75,7 @@ class Race:
         plan, routes, script = self.plan, server.routes, work.script(server.routes)
         hung = False
         with (
-            stock.copied(self._stocks[server.name]) as directory,
+            stock.copied(server, self._stocks[server.name]) as directory,
             stock.serving(server, directory, plan.cores) as process,
         ):
             load.check(process, routes, work)

@@ -3,10 +3,10 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import pocketbase
+from . import pocketbase, postgresql
 from .process import Running
 
 _PROGRAMS = Path(__file__).parent / "programs"
@@ -44,6 +44,8 @@ class Server:
     table: str = "hero"
     hero_id: str = "%d"
     set_up: Callable[[Running, Path], None] = lambda _running, _directory: None
+    on_postgresql: bool = False  # the database has the name of the directory
+    processes: int = 1  # each has a core
     modules: Sequence[str] = field(default=())
     missing: Callable[[], str | None] = lambda: None
 
@@ -57,6 +59,10 @@ class Server:
 
 def _hero_api(port: int, _directory: Path) -> list[str]:
     return [sys.executable, "-m", "hero_api", "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def _two_workers(port: int, directory: Path) -> list[str]:
+    return [*_hero_api(port, directory), "--workers", "2"]
 
 
 def _hero_api_environment(synchronous: str | None) -> Callable[[Path], Mapping[str, str]]:
@@ -76,7 +82,13 @@ def _program(name: str, lifespan: str = "on") -> Callable[[int, Path], list[str]
 
 
 def _program_environment(directory: Path) -> Mapping[str, str]:
-    return {"DATABASE_FILE": str(directory / "heroes.db")}
+    file = directory / "heroes.db"
+    return {"DATABASE_FILE": str(file), "DATABASE_URL": f"sqlite+aiosqlite:///{file}"}
+
+
+def _on_postgresql(variable: str, driver: str) -> Callable[[Path], Mapping[str, str]]:
+    """Name the database; the rest is in libpq's own variables."""
+    return lambda directory: {variable: f"{driver}:///{directory.name}"}
 
 
 OURS = Server(
@@ -141,7 +153,42 @@ POCKETBASE = Server(
     missing=pocketbase.missing,
 )
 
-SERVERS = {
-    server.name: server
-    for server in (OURS, CEILING, OURS_NORMAL, POCKETBASE, PORT, LITESTAR, TUTORIAL)
+ON_POSTGRESQL = Server(
+    name="postgresql",
+    description="this project on PostgreSQL, one process",
+    durability="PostgreSQL's default",
+    command=_hero_api,
+    environment=_on_postgresql("HERO_API_DATABASE_URL", "postgresql"),
+    on_postgresql=True,
+    missing=postgresql.missing,
+)
+TWO_ON_POSTGRESQL = replace(
+    ON_POSTGRESQL,
+    name="postgresql-2",
+    description="this project on PostgreSQL, two processes, on both cores",
+    command=_two_workers,
+    processes=2,
+)
+ASYNCPG = Server(
+    name="port-asyncpg",
+    description="the async port on PostgreSQL, by asyncpg",
+    durability="PostgreSQL's default",
+    command=_program("port"),
+    environment=_on_postgresql("DATABASE_URL", "postgresql+asyncpg"),
+    on_postgresql=True,
+    modules=("asyncpg",),
+    missing=postgresql.missing,
+)
+PSYCOPG = replace(
+    ASYNCPG,
+    name="port-psycopg",
+    description="the async port on PostgreSQL, by psycopg",
+    environment=_on_postgresql("DATABASE_URL", "postgresql+psycopg"),
+    modules=("psycopg",),
+)
+
+ENGINES = {
+    "sqlite": (OURS, CEILING, OURS_NORMAL, POCKETBASE, PORT, LITESTAR, TUTORIAL),
+    "postgresql": (ON_POSTGRESQL, TWO_ON_POSTGRESQL, CEILING, ASYNCPG, PSYCOPG),
 }
+SERVERS = {server.name: server for engine in ENGINES.values() for server in engine}

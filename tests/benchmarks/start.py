@@ -37,7 +37,7 @@ def _first_answer(directory: Path, core: int) -> float:
     port = free_port()
     command, environment = OURS.command(port, directory), OURS.environment(directory)
     begin = time.perf_counter()
-    with running(command, port, core, directory, environment) as process:
+    with running(command, port, [core], directory, environment) as process:
         process.wait(OURS.routes.first, interval=0.001)
         return time.perf_counter() - begin
 

@@ -1,6 +1,6 @@
 """The plain async port of the tutorial, line by line: a session for each request.
 
-SQLite in WAL, each commit synced, as the hero API has it by default.
+On SQLite in WAL, each commit synced, as the hero API has it by default; or on PostgreSQL.
 """
 
 import os
@@ -24,16 +24,19 @@ class Hero(SQLModel, table=True):
     secret_name: str
 
 
-engine = create_async_engine(f"sqlite+aiosqlite:///{os.environ['DATABASE_FILE']}")
+engine = create_async_engine(os.environ["DATABASE_URL"])
 make_session = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
 
 
-@event.listens_for(engine.sync_engine, "connect")
 def set_pragmas(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+if engine.dialect.name == "sqlite":
+    event.listen(engine.sync_engine, "connect", set_pragmas)
 
 
 async def get_session() -> AsyncIterator[AsyncSession]:

@@ -1,0 +1,172 @@
+"""`hero-api copy`: moves the heroes of one database into another, with their ids."""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice, zip_longest
+from typing import NamedTuple
+
+from hero_api.database import open_database
+from hero_api.ends import End, Row
+from hero_api.errors import StartError
+from hero_api.models import MAX_ID, MIN_ID
+from hero_api.postgresql_end import PostgreSQLEnd
+from hero_api.progress import Progress
+from hero_api.settings import Settings
+from hero_api.sqlite_end import SQLiteEnd
+
+_CHUNK = 10_000  # heroes that are stored in one transaction
+_LARGE = 2_000_000  # characters: of large heroes a chunk has fewer
+_PAGE = 100  # heroes that are compared at a time
+
+
+class Copied(NamedTuple):
+    """How many heroes were copied, how many there are, and their SHA-256."""
+
+    copied: int
+    heroes: int
+    checksum: str
+
+
+class _Difference(Exception):  # noqa: N818 - it need not be an error
+    """The two ends differ, first in this hero; `is_more` where the target only lacks some."""
+
+    def __init__(self, hero_id: int, *, is_more: bool) -> None:
+        super().__init__(hero_id)
+        self.hero_id = hero_id
+        self.is_more = is_more
+
+
+def copy(source: Settings, target: Settings, progress: Progress) -> Copied:
+    """Copy the heroes that the target has not, in the order of their ids, and compare both.
+
+    A target that has others is left as it is. What was copied stays when the copy is stopped at
+    any point, and the next one goes on after it. Raises `StartError`, one line.
+    """
+    with closing(_open(source)) as here:
+        if not here.has_heroes():
+            raise StartError(f"{here.name} has no table hero; name the database of the service")
+        _check_target(here, target, progress)
+        asyncio.run(_make_table(target))
+        with closing(_open(target, writes=True)) as there:
+            copied = _copy(here, there, progress)
+            there.finish(here.last_drawn())
+    # Opened anew, to see what was written meanwhile.
+    with closing(_open(source)) as here, closing(_open(target)) as there:
+        progress.begin("compared", here.count())
+        try:
+            heroes, checksum = _compare(here.rows(), there.rows(), progress)
+        except _Difference as difference:
+            raise _changed(here, there, difference) from None
+    return Copied(copied, heroes, checksum)
+
+
+def _open(settings: Settings, *, writes: bool = False) -> End:
+    end = PostgreSQLEnd if settings.is_postgresql else SQLiteEnd
+    return end(settings, writes=writes)
+
+
+async def _make_table(settings: Settings) -> None:
+    async with open_database(settings, {}):
+        pass  # as the service does when it starts
+
+
+def _check_target(here: End, target: Settings, progress: Progress) -> None:
+    """Refuse a target that has other heroes than those that a copy would have begun with."""
+    if not target.is_postgresql and not target.path.is_file():
+        return
+    with closing(_open(target)) as there:
+        if there.identity == here.identity:
+            raise StartError(f"{here.name} and {there.name} are the same database; name two")
+        last = there.last_id() if there.has_heroes() else None
+        if last is None:
+            return
+        progress.begin("compared", there.count())
+        try:
+            _compare(here.rows(last=last), there.rows(), progress)
+        except _Difference as difference:
+            raise StartError(
+                f"{there.name} has heroes already, and hero {difference.hero_id} is not the same "
+                f"in {here.name}: nothing was copied. Name an empty target, or delete its heroes"
+            ) from None
+
+
+def _copy(here: End, there: End, progress: Progress) -> int:
+    """Copy what follows the last hero that is there; return how many these are."""
+    last = there.last_id()
+    progress.begin("copied", here.count(), done=there.count())
+    rows = here.rows(MIN_ID if last is None else last + 1) if last != MAX_ID else iter(())
+    copied = 0
+    try:
+        for chunk in _chunks(rows, here, there):
+            there.write(chunk)
+            copied += len(chunk)
+            progress.advance(len(chunk))
+    except StartError as error:
+        raise StartError(f"{error}; then run the same command again to go on") from error
+    return copied
+
+
+def _chunks(rows: Iterator[Row], here: End, there: End) -> Iterator[list[Row]]:
+    least, largest = ~there.largest_age, there.largest_age
+    chunk: list[Row] = []
+    size = 0
+    for row in rows:
+        hero_id, name, age, secret_name = row
+        if not (isinstance(name, str) and isinstance(secret_name, str)):
+            raise _cannot_be_stored(here, there, hero_id, "a name that is no text")
+        if age is not None and not (isinstance(age, int) and least <= age <= largest):
+            raise _cannot_be_stored(here, there, hero_id, "an age that is no number, or too large")
+        if not there.takes_nul and ("\0" in name or "\0" in secret_name):
+            raise _cannot_be_stored(here, there, hero_id, "a NUL in its text")
+        chunk.append(row)
+        size += len(name) + len(secret_name)
+        if len(chunk) == _CHUNK or size >= _LARGE:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _compare(ours: Iterator[Row], theirs: Iterator[Row], progress: Progress) -> tuple[int, str]:
+    """Return the count and the checksum of heroes that are the same on both sides.
+
+    Raises `_Difference`.
+    """
+    checksum = hashlib.sha256()
+    count = 0
+    while True:
+        our_page, their_page = list(islice(ours, _PAGE)), list(islice(theirs, _PAGE))
+        if our_page != their_page:
+            raise _first_difference(our_page, their_page)
+        if not our_page:
+            return count, checksum.hexdigest()
+        checksum.update("".join(map(repr, our_page)).encode())
+        count += len(our_page)
+        progress.advance(len(our_page))
+
+
+def _first_difference(ours: Sequence[Row], theirs: Sequence[Row]) -> _Difference:
+    one, other = next(pair for pair in zip_longest(ours, theirs) if pair[0] != pair[1])
+    hero_id = min(row[0] for row in (one, other) if row is not None)
+    return _Difference(hero_id, is_more=other is None)
+
+
+def _cannot_be_stored(here: End, there: End, hero_id: int, reason: str) -> StartError:
+    return StartError(
+        f"{there.name} cannot store hero {hero_id} of {here.name}, which has {reason}: "
+        "mend or delete it there"
+    )
+
+
+def _changed(here: End, there: End, difference: _Difference) -> StartError:
+    if difference.is_more:
+        return StartError(
+            f"{here.name} has more heroes than were copied, from hero {difference.hero_id} on: "
+            "stop what writes them, and run the same command again"
+        )
+    return StartError(
+        f"Hero {difference.hero_id} is not the same in {here.name} and {there.name}: one of them "
+        f"was written meanwhile. Stop what writes it, empty {there.name}, and copy again"
+    )

@@ -1,0 +1,67 @@
+"""How far a long work is, on standard error: a bar on a terminal, elsewhere a line at times."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+_PAUSE = 5.0  # seconds between two lines
+
+
+class Progress:
+    """Shows one step of the work after the other, from `begin` on."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bars = Bars(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._step = ""
+        self._done = self._total = 0
+        self._silent_until = 0.0
+
+    def __enter__(self) -> Self:
+        """Show the bars of a terminal."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the last step as it is."""
+        self._end()
+        self._bars.stop()
+
+    def begin(self, step: str, total: int, done: int = 0) -> None:
+        """Begin a step, of which some may be done already."""
+        self._end()
+        self._step, self._total, self._done = step, total, done
+        self._bars.add_task(step, total=total, completed=done)
+        self._silent_until = time.monotonic() + _PAUSE
+
+    def advance(self, number: int) -> None:
+        """Take note that more is done."""
+        self._done += number
+        for task in self._bars.task_ids[-1:]:
+            self._bars.advance(task, number)
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _PAUSE
+            self._say()
+
+    def _end(self) -> None:
+        if self._step:
+            self._say()
+
+    def _say(self) -> None:
+        if self._bars.disable:
+            self._console.print(f"{self._step} {self._done:,} of {self._total:,} heroes")
