@@ -851,6 +851,25 @@ async def test_the_write_ahead_log_is_used_again_after_a_reader_that_stayed(
     assert wal.stat().st_size < grown + 2_000_000
 
 
+async def test_the_write_ahead_log_shrinks_to_64_mib_after_a_reader_that_stayed(
+    client: httpx.AsyncClient, path: Path
+) -> None:
+    wal = path.with_name("heroes.db-wal")
+    await client.post("/heroes/", json=HERO)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM hero").fetchone()
+        with closing(sqlite3.connect(path)) as other:
+            secrets = [(f"Hero {number}", "s" * 1_000_000) for number in range(80)]
+            other.executemany("INSERT INTO hero (name, secret_name) VALUES (?, ?)", secrets)
+            other.commit()
+    assert wal.stat().st_size > 80_000_000
+    # One that checkpoints, and one that begins the log anew.
+    await create_megabytes(client, 1)
+    await client.post("/heroes/", json=HERO)
+    assert wal.stat().st_size <= 64 * 1024 * 1024
+
+
 async def test_the_write_ahead_log_stays_small_without_such_a_reader(
     client: httpx.AsyncClient, path: Path
 ) -> None:
