@@ -14,9 +14,7 @@ class Head:
     """What has arrived of the head of a connection's next request."""
 
     def __init__(self) -> None:
-        self.has_ended = False
-        self._size = 0
-        self._tail = b""
+        self.begin()
 
     def begin(self) -> None:
         """Begin anew: the one before it has arrived."""

@@ -1,7 +1,6 @@
 """An end of a copy that is a SQLite file."""
 
 import sqlite3
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from hero_api.ends import SELECT, Row
 from hero_api.errors import StartError
 from hero_api.models import MAX_ID, MIN_ID
 from hero_api.settings import Settings
-from hero_api.sqlite_file import identity, open_read_only
+from hero_api.sqlite_file import identity, open_read_only, uri
 
 _CACHE = 16_384  # KiB, in which SQLite keeps the ends of its indexes
 
@@ -26,9 +25,8 @@ class SQLiteEnd:
         self.identity: object = identity(settings.path)
         with self._told():
             if writes:
-                path = urllib.parse.quote(str(settings.path.absolute()))
                 self._connection = sqlite3.connect(
-                    f"file:{path}?mode=rw",
+                    uri(settings.path, "?mode=rw"),
                     uri=True,
                     isolation_level=None,
                     timeout=settings.busy_timeout,

@@ -76,7 +76,7 @@ def _check_header(path: Path) -> None:
 
 def _check_pages(path: Path) -> None:
     try:
-        with closing(sqlite3.connect(_read_only(path, immutable=1), uri=True)) as connection:
+        with closing(sqlite3.connect(uri(path, "?mode=ro&immutable=1"), uri=True)) as connection:
             [problem] = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
         raise unusable(path, f"{error}; restore a backup") from error
@@ -90,15 +90,15 @@ def _has_content(path: Path, suffix: str) -> bool:
     return beside.exists() and beside.stat().st_size > 0
 
 
-def _read_only(path: Path, *, immutable: int) -> str:
-    """Return a URI that opens the file for reading; if `immutable`, no file is made beside it."""
-    return f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable={immutable}"
+def uri(path: Path, query: str = "") -> str:
+    """Return the URI of a file, as SQLite has it (https://sqlite.org/uri.html)."""
+    return f"file:{urllib.parse.quote(str(path.absolute()))}{query}"
 
 
 def existing_file(url: URL) -> URL:
     """Return a URL that opens the file but never makes it."""
-    path = urllib.parse.quote(str(Path(url.database or "").absolute()))
-    return url.set(database=f"file:{path}", query={**url.query, "mode": "rw", "uri": "true"})
+    database = uri(Path(url.database or ""))
+    return url.set(database=database, query={**url.query, "mode": "rw", "uri": "true"})
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
@@ -112,8 +112,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         in_wal_mode = file.read(20)[18:] == b"\2\2"
     # SQLite would make its two files beside one that nobody uses, unless it is told so.
     unused = in_wal_mode and not path.with_name(f"{path.name}-wal").exists()
-    uri = _read_only(path, immutable=int(unused))
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    query = f"?mode=ro&immutable={int(unused)}"
+    connection = sqlite3.connect(uri(path, query), uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:

@@ -1,4 +1,5 @@
 import os
+import random
 import re
 import subprocess
 import sys
@@ -31,6 +32,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "settings", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True
         )
+
+
+@pytest.fixture
+def seed() -> int:
+    """Return a number that random choices start from; pytest shows it when the test fails."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201
+    return seed
 
 
 @pytest.fixture(scope="session")

@@ -41,14 +41,6 @@ def settings_for(path: Path, **values: object) -> Settings:
 
 
 @pytest.fixture
-def seed() -> int:
-    """Return a number that random choices start from; pytest shows it when the test fails."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
-    return seed
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "heroes.db"
 

@@ -1,17 +1,8 @@
-import random
 import sqlite3
 
 import pytest
 
 from .faults import Faults
-
-
-@pytest.fixture
-def seed() -> int:
-    """Return a number that random choices start from; pytest shows it when the test fails."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
-    return seed
 
 
 @pytest.fixture
