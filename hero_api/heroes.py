@@ -183,11 +183,11 @@ def _listed(  # noqa: PLR0913, PLR0917 - the columns of _list_select
     return Listed(f"[{heroes or ''}]", last_id if is_full else None, total)
 
 
-get_hero = coalesce(get_heroes, name="get")
+get_hero = coalesce(get_heroes, name="get", max_items=64)
 create_hero = coalesce(create_heroes, name="create", writes=True)
 update_hero = coalesce(update_heroes, name="update", writes=True)
 delete_hero = coalesce(delete_heroes, name="delete", writes=True)
-_list_page = coalesce(list_heroes, name="list", max_distinct=16)
+_list_page = coalesce(list_heroes, name="list", max_distinct=32)
 # What costs more as the table grows has a lane of its own, so that no other page waits for it.
 _scan_page = coalesce(list_heroes, name="scan", max_distinct=1)
 

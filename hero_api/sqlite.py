@@ -38,7 +38,11 @@ class SQLite:
         self._identity = identity(self._path)
         self._busy_timeout = settings.busy_timeout
         self.writer = create_async_engine(
-            url, pool_size=1, max_overflow=0, pool_timeout=settings.request_timeout
+            url,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=settings.request_timeout,
+            pool_reset_on_return=None,
         )
         self.reader = create_async_engine(
             url,
@@ -62,6 +66,7 @@ class SQLite:
         event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
         event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
         event.listen(self.writer.sync_engine, "begin", self._begin)
+        event.listen(self.writer.sync_engine, "reset", _reset)
 
     async def prepare(self) -> None:
         """Make the table where there is none; another schema is refused before any write.
@@ -212,6 +217,13 @@ def _has_heroes(connection: Connection) -> bool:
     if not isinstance(columns["id"]["type"], Integer):
         raise StartError("it has a table hero whose id is no INTEGER")
     return True
+
+
+def _reset(connection: DBAPIConnection, *_: object) -> None:
+    """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
+    # Only a COMMIT that failed leaves a transaction open.
+    if connection.driver_connection.in_transaction:
+        connection.rollback()
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
