@@ -1,7 +1,7 @@
 """A client's connection: closed when the client takes too long, or sends too long a head.
 
 uvicorn has no deadline for receiving a request and no bound on its head. This protocol wraps
-uvicorn's, and learns through ASGI's `state` which requests have arrived.
+uvicorn's, and learns from `arrival` which requests have arrived.
 """
 
 import asyncio
@@ -9,12 +9,11 @@ import random
 from collections.abc import Callable
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from hero_api.head import TOO_LARGE, Head
 
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
 _RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
+_LOOK_EVERY = 0.01  # seconds
 _REST = 0.3, 0.6  # seconds that a client is not listened to when it came back sooner, in vain
 
 
@@ -46,6 +45,13 @@ class Connections:
             for connection in [*self.open]:
                 connection.close_if_late(latest)
 
+    async def catch_up(self, patience: float) -> None:
+        """Wait until no request waits behind another on its connection, for so many seconds."""
+        for _ in range(int(patience / _LOOK_EVERY)):
+            if not any(connection.is_behind for connection in self.open):
+                return
+            await asyncio.sleep(_LOOK_EVERY)
+
 
 class Connection(asyncio.Protocol):
     """Passes everything on to uvicorn's protocol, and knows since when it waits for the client."""
@@ -74,6 +80,11 @@ class Connection(asyncio.Protocol):
     def is_closed(self) -> bool:
         """Whether the connection is closed, or about to be."""
         return self._transport is None or self._transport.is_closing()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether requests were read that have not begun."""
+        return bool(self._held) or self._is_ahead
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -141,9 +152,11 @@ class Connection(asyncio.Protocol):
         if not (self._head.has_ended or (self._under_way and self._body_misses)):
             if self._receives_since is None and not self._under_way:
                 self._receives_since = self._time()
-            if not self._head.add(data, is_rest=self._body_misses):
+            passed = self._head.add(data, is_rest=self._body_misses)
+            if passed is None:
                 self._refuse()
                 return
+            data = passed
         self.inner.data_received(data)
         if self._transport and not self._transport.is_reading():
             self._is_full = self._is_ahead = True
@@ -215,33 +228,3 @@ class Connection(asyncio.Protocol):
     def _listen_again(self) -> None:
         self._is_resting = False
         self._feed()
-
-
-class ArrivalNotice:
-    """Middleware, the outermost: tells a request's connection what has arrived of it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        connection: Connection = scope["state"]["connection"]
-        has_body = scope["method"] in {"POST", "PATCH"}
-        connection.request_begun(has_body=has_body)
-
-        async def receive_and_note() -> Message:
-            message = await receive()
-            connection.body_received(more=message.get("more_body", False))
-            return message
-
-        try:
-            await self.app(scope, receive_and_note if has_body else receive, send)
-        except RuntimeError:
-            if not connection.is_closed:
-                raise
-            # uvloop raises it for an answer to a client that has just left: uvicorn learns that
-            # a turn later, and would log a traceback until then.
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            connection.request_ended(overloaded="overloaded" in scope["state"])

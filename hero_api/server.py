@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hero_api.acceptor import Acceptor
+from hero_api.arrival import ArrivalNotice
 from hero_api.coalescing import Lanes
-from hero_api.connection import ArrivalNotice, Connections
+from hero_api.connection import Connections
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 from hero_api.sqlite import has_wal_reset_fault
@@ -26,8 +27,10 @@ _ONE_PROCESS = (
     "(sqlite.org/wal.html, the WAL-reset bug): serve with one worker, "
     "use SQLite 3.51.3 or newer, or use PostgreSQL"
 )
-_DRAIN = 4  # seconds that requests under way have to end after SIGTERM
-_PATIENCE = 2.5  # seconds of these that the database has
+# Seconds after SIGTERM: for requests that were read behind others, then for those under way.
+_CATCH_UP = 1.0
+_DRAIN = 3
+_PATIENCE = 2.5  # of both, those that the database has
 
 
 def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
@@ -127,6 +130,8 @@ class _Server(uvicorn.Server):
         # uvicorn would cancel what is left at the end of the drain, and answer it 500.
         lanes: Lanes = self._app.state.lanes
         asyncio.get_running_loop().call_later(_PATIENCE, lanes.give_up)
+        # It would also close a connection after the request under way, whatever was read behind it.
+        await self._connections.catch_up(_CATCH_UP)
         await super().shutdown(sockets)
 
 

@@ -16,7 +16,8 @@ from http.client import HTTPResponse
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from hero_api.connection import ArrivalNotice, Connection
+from hero_api.arrival import ArrivalNotice
+from hero_api.connection import Connection
 
 from .servers import Server, serving
 
@@ -42,6 +43,9 @@ GET = head("GET /livez")
 GET_PAGE = head("GET /heroes/")
 POST = head("POST /heroes/", JSON, f"Content-Length: {len(HERO)}")
 POST_CHUNKED = head("POST /heroes/", JSON, "Transfer-Encoding: chunked")
+POST_HERO = POST + HERO
+POST_HERO_CHUNKED = POST_CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(HERO), HERO)
+OFFER = b"Host: hero-api\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings:"
 PUT = head("PUT /heroes/", JSON, f"Content-Length: {len(HERO)}")
 
 
@@ -58,7 +62,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that has served some of everything already."""
     with serving(tmp_path_factory.mktemp("patient"), client_timeout=5) as server:
-        for request in (GET, GET_PAGE, post(LARGE), POST + HERO, head("GET /heroes/x")):
+        for request in (GET, GET_PAGE, post(LARGE), POST_HERO, head("GET /heroes/x")):
             status_of(server, [request])
         yield server
 
@@ -422,7 +426,7 @@ def test_a_head_without_end_takes_no_memory_behind_a_request_under_way(patient: 
         closing(connect(patient)) as wire,
     ):
         other.execute("BEGIN IMMEDIATE")  # so that the create has to wait
-        wire.sendall(POST + HERO)
+        wire.sendall(POST_HERO)
         wire.settimeout(TIMEOUT)
         # Either no more is taken from this client, or it is closed.
         with suppress(ConnectionError, TimeoutError):
@@ -500,6 +504,18 @@ def test_a_length_of_thousands_of_zeros_is_taken_for_what_it_says(patient: Serve
     assert status_of(patient, [head("POST /heroes/", *fields) + HERO]) == 200
 
 
+@pytest.mark.parametrize("size", [1, 20, 10**9])
+@pytest.mark.parametrize("content", [POST_HERO, POST_HERO_CHUNKED])
+def test_what_a_request_with_an_offer_of_http_2_carries_is_taken(
+    patient: Server, content: bytes, size: int
+) -> None:
+    offering = content.replace(b"Host: hero-api", OFFER)
+    with closing(connect(patient)) as wire:
+        for _ in range(2):
+            send_in_pieces(wire, offering, size)
+            assert statuses(wire, 1) == [200]
+
+
 def test_a_head_of_60_kb_is_taken(patient: Server) -> None:
     request = head("GET /livez", "X: " + "x" * 60_000)
     assert status_of(patient, re.findall(rb"(?s).{1,1000}", request)) == 200
@@ -540,7 +556,7 @@ def test_pipelined_requests_take_no_memory_behind_one_that_has_to_wait(patient: 
         other.execute("BEGIN IMMEDIATE")  # so that the creates have to wait
         wires = [stack.enter_context(closing(connect(patient))) for _ in range(20)]
         for wire in wires:
-            wire.sendall(POST + HERO + GET * 2_000)
+            wire.sendall(POST_HERO + GET * 2_000)
         assert serves(patient)
         assert patient.memory() - before < 10
         other.execute("ROLLBACK")
@@ -566,8 +582,8 @@ MIXED = [
     (post(LARGE), 200),
     (head("GET /heroes/x", "Content-Length: 3000") + b" " * 3_000, 422),
     (PUT + HERO, 405),
-    (POST + HERO, 200),
-    (POST_CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(HERO), HERO), 200),
+    (POST_HERO, 200),
+    (POST_HERO_CHUNKED, 200),
     (head("POST /heroes/", JSON, "Content-Length: 200000") + b" " * 200_000, 422),
     (head("POST /heroes/", JSON, "Content-Length: 300000") + b" " * 300_000, 413),
     (head("GET /livez", "X: " + "x" * 60_000), 200),
@@ -607,7 +623,7 @@ def statuses(wire: socket.socket, count: int) -> list[int]:
     return received
 
 
-@pytest.mark.parametrize("requests", [[GET], [POST + HERO], [GET] * 2_000, [POST + HERO] * 50])
+@pytest.mark.parametrize("requests", [[GET], [POST_HERO], [GET] * 2_000, [POST_HERO] * 50])
 def test_a_client_that_ends_its_own_side_gets_its_answers(
     patient: Server, requests: list[bytes]
 ) -> None:

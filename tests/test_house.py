@@ -23,7 +23,7 @@ FLOORS = [
     {"dependencies", "answers", "head"},
     {"direct"},
     {"routes", "operations", "guard", "connection", "checking", "workers"},
-    {"app"},
+    {"app", "arrival"},
     {"main", "server", "testing"},
     {"cli"},
     {"__main__"},

@@ -110,6 +110,21 @@ def test_clients_that_are_connected_and_idle_do_not_delay_the_end(
             assert server.process.wait(PATIENCE) == 0
 
 
+def test_what_was_pipelined_before_the_signal_is_all_answered(tmp_path: Path) -> None:
+    requests = 200
+    head = f"POST /heroes/ HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(HERO)}\r\n"
+    create = f"{head}Content-Type: application/json\r\n\r\n{HERO}".encode()
+    with serving(tmp_path, synchronous="NORMAL") as server:
+        with socket.create_connection((server.host, server.port)) as wire:
+            wire.sendall(create * requests)
+            content = wire.recv(1)
+            server.process.terminate()
+            while piece := wire.recv(65_536):
+                content += piece
+        assert content.count(b"HTTP/1.1 200 OK\r\n") == requests
+        assert server.process.wait(PATIENCE) == 0
+
+
 def test_a_second_signal_ends_it_too(tmp_path: Path) -> None:
     with started(tmp_path, "--port", "0") as (process, lines):
         answer_of_livez(lines[0])

@@ -1,0 +1,38 @@
+"""What has arrived of each request, as its connection is told.
+
+ASGI's `state` leads from the one to the other.
+"""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hero_api.connection import Connection
+
+
+class ArrivalNotice:
+    """Middleware, the outermost: tells a request's connection what has arrived of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        connection: Connection = scope["state"]["connection"]
+        has_body = scope["method"] in {"POST", "PATCH"}
+        connection.request_begun(has_body=has_body)
+
+        async def receive_and_note() -> Message:
+            message = await receive()
+            connection.body_received(more=message.get("more_body", False))
+            return message
+
+        try:
+            await self.app(scope, receive_and_note if has_body else receive, send)
+        except RuntimeError:
+            if not connection.is_closed:
+                raise
+            # uvloop raises it for an answer to a client that has just left: uvicorn learns that
+            # a turn later, and would log a traceback until then.
+            while (await receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            connection.request_ended(overloaded="overloaded" in scope["state"])
