@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sqlite3
+import sys
 from functools import partial
 
 import typer
@@ -148,16 +150,26 @@ def _listen(host: str, port: int) -> socket.socket:
 def _announce(settings: Settings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
+    where, durability = _where_and_how_durable(settings)
+    try:
+        typer.echo(
+            f"Listening on http://{host}:{port} (documentation at /docs)\n"
+            f"Heroes in    {where}\n"
+            f"Durability   {durability}"
+        )
+    except OSError:
+        # Nobody reads it, or there is no room for it: that is no reason not to serve. What could
+        # not be written would be tried again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _where_and_how_durable(settings: Settings) -> tuple[object, str]:
+    if settings.is_postgresql:
+        # With its password hidden.
+        return settings.url, "PostgreSQL's, by its settings fsync and synchronous_commit"
     durability = (
         "every answered write is on disk, and survives a power cut"
         if settings.synchronous == "FULL"
         else "answered writes survive a crash of the process; a power cut may take back the last"
     )
-    typer.echo(f"Listening on http://{host}:{port} (documentation at /docs)")
-    if settings.is_postgresql:
-        # With its password hidden.
-        typer.echo(f"Heroes in    {settings.url}")
-        typer.echo("Durability   PostgreSQL's, by its settings fsync and synchronous_commit")
-        return
-    typer.echo(f"Heroes in    {settings.path}")
-    typer.echo(f"Durability   {settings.synchronous}: {durability}")
+    return settings.path, f"{settings.synchronous}: {durability}"

@@ -180,15 +180,17 @@ def test_it_listens_on_the_address_that_it_says_when_it_says_it(tmp_path: Path) 
         assert connection.getresponse().status == 200
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
-def test_it_serves_with_its_standard_streams_closed(tmp_path: Path, closed: str) -> None:
+@pytest.mark.parametrize(
+    "streams", ["<&-", ">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"]
+)
+def test_it_serves_with_its_standard_streams_closed_or_full(tmp_path: Path, streams: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{tmp_path}/heroes.db"
     serve = [sys.executable, "-m", "hero_api", "serve", "--port", str(port)]
     with subprocess.Popen(
-        ["sh", "-c", f'exec "$0" "$@" {closed}', *serve], cwd=ROOT, env=environment
+        ["sh", "-c", f'exec "$0" "$@" {streams}', *serve], cwd=ROOT, env=environment
     ) as process:
         try:
             end_by = time.monotonic() + 2 * PATIENCE
