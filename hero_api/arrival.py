@@ -1,4 +1,4 @@
-"""What has arrived of each request, as its connection is told.
+"""What becomes of each request, as its connection is told.
 
 ASGI's `state` leads from the one to the other.
 """
@@ -9,7 +9,7 @@ from hero_api.connection import Connection
 
 
 class ArrivalNotice:
-    """Middleware, the outermost: tells a request's connection what has arrived of it."""
+    """Middleware, the outermost: tells a request's connection what was taken and answered of it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -17,14 +17,13 @@ class ArrivalNotice:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         connection: Connection = scope["state"]["connection"]
-        has_body = scope["method"] in {"POST", "PATCH"}
-        connection.request_begun(has_body=has_body)
 
         async def receive_and_note() -> Message:
             message = await receive()
-            connection.body_received(more=message.get("more_body", False))
+            connection.body_taken()
             return message
 
+        has_body = scope["method"] in {"POST", "PATCH"}  # that is read
         try:
             await self.app(scope, receive_and_note if has_body else receive, send)
         except RuntimeError:

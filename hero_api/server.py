@@ -13,13 +13,13 @@ import typer
 import uvicorn
 import uvloop
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hero_api.acceptor import Acceptor
 from hero_api.arrival import ArrivalNotice
 from hero_api.coalescing import Lanes
 from hero_api.connection import Connections
 from hero_api.errors import StartError
+from hero_api.parser import Parser
 from hero_api.settings import Settings
 from hero_api.sqlite import has_wal_reset_fault
 from hero_api.workers import Worker, supervise
@@ -29,10 +29,10 @@ _ONE_PROCESS = (
     "(sqlite.org/wal.html, the WAL-reset bug): serve with one worker, "
     "use SQLite 3.51.3 or newer, or use PostgreSQL"
 )
-# Seconds after SIGTERM: for requests that were read behind others, then for those under way.
-_CATCH_UP = 1.0
-_DRAIN = 3
-_PATIENCE = 2.5  # of both, those that the database has
+# Seconds after SIGTERM. The end is promised within five of them.
+_CATCH_UP = 1.0  # until requests that were read behind others have begun
+_PATIENCE = 2.5  # until neither the database nor a client is waited for
+_DRAIN = 3  # after the first: until uvicorn cancels what is left
 
 
 def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
@@ -59,7 +59,7 @@ def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Work
 async def _serve(
     app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
 ) -> None:
-    connections = Connections(HttpToolsProtocol, settings.client_timeout)
+    connections = Connections(Parser, settings.client_timeout)
     config = uvicorn.Config(
         ArrivalNotice(app),
         ws="none",
@@ -129,12 +129,16 @@ class _Server(uvicorn.Server):
         """Answer what was read, and close the connections."""
         if self._acceptor:
             self._acceptor.close()
-        # uvicorn would cancel what is left at the end of the drain, and answer it 500.
-        lanes: Lanes = self._app.state.lanes
-        asyncio.get_running_loop().call_later(_PATIENCE, lanes.give_up)
+        asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
         # It would also close a connection after the request under way, whatever was read behind it.
         await self._connections.catch_up(_CATCH_UP)
         await super().shutdown(sockets)
+
+    def _give_up(self) -> None:
+        """Wait no more for the database, nor for clients: uvicorn would cancel what is left."""
+        lanes: Lanes = self._app.state.lanes
+        lanes.give_up()
+        self._connections.abort_waiting()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,9 +15,12 @@ from http.client import HTTPResponse
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from hero_api.arrival import ArrivalNotice
-from hero_api.connection import Connection
+from hero_api.connection import Connections
+from hero_api.parser import Parser
 
 from .servers import Server, serving
 
@@ -394,6 +397,10 @@ BEFORE = {
     "a request": [GET],
     "a body that was refused": [REFUSED_BODY, b" " * 300_000],
     "a body that nobody reads": [PUT + HERO],
+    "a body that looks like the end of a head": [
+        head("DELETE /heroes/0", "Content-Length: 5"),
+        b"x\r\n\r\n",
+    ],
 }
 
 
@@ -459,6 +466,9 @@ class _Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._closes
 
+    def is_reading(self) -> bool:
+        return True
+
 
 async def answer_on(transport: asyncio.Transport, messages: list[Message]) -> None:
     """Let an application answer as uvloop has it when the client has just left."""
@@ -471,8 +481,8 @@ async def answer_on(transport: asyncio.Transport, messages: list[Message]) -> No
 
     async def send(_message: Message) -> None: ...
 
-    connection = Connection(set())
-    connection.inner = asyncio.Protocol()
+    options = {"config": Config(app), "server_state": ServerState()}
+    connection = Connections(Parser, TIMEOUT)(app_state={}, **options)
     connection.connection_made(transport)
     scope = {"type": "http", "method": "GET", "state": {"connection": connection}}
     await ArrivalNotice(app)(scope, receive, send)
@@ -502,6 +512,60 @@ def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> No
 def test_a_length_of_thousands_of_zeros_is_taken_for_what_it_says(patient: Server) -> None:
     fields = (JSON, f"Content-Length: {'0' * 5_000}{len(HERO)}")
     assert status_of(patient, [head("POST /heroes/", *fields) + HERO]) == 200
+
+
+def test_a_trailer_without_end_is_refused(patient: Server) -> None:
+    memory = patient.memory()
+    with closing(connect(patient)) as wire:
+        wire.sendall(POST_CHUNKED + b"0\r\nX: ")
+        with suppress(ConnectionError):
+            for _ in range(50):
+                wire.sendall(b"x" * MEGABYTE)
+        with wire.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"431"
+    assert patient.memory() - memory < 10
+
+
+LINES = b"z\nUpgrade: please\r\nUpgrade: please\r\n" * 100
+BODY_OF_LINES = (f"Content-Length: {len(LINES)}", JSON)
+
+
+@pytest.mark.parametrize("size", [1, 700, 2_048, 10**9])
+@pytest.mark.parametrize(
+    "line", ["GET /livez", "DELETE /heroes/0", "PUT /heroes/", "POST /heroes/"]
+)
+def test_a_body_is_never_taken_for_a_head(patient: Server, line: str, size: int) -> None:
+    content = head(line, *BODY_OF_LINES) + LINES
+    with closing(connect(patient)) as wire:
+        wire.sendall(GET + content[: -len(LINES) - 2])
+        assert statuses(wire, 1) == [200]
+        send_in_pieces(wire, content[-len(LINES) - 2 :] + GET, size)
+        assert statuses(wire, 2)[1] == 200
+        wire.shutdown(socket.SHUT_WR)
+        assert read_to_the_end(wire) == b""
+
+
+@pytest.mark.parametrize(
+    ("line", "status"), [("POST /heroes", 307), ("POST /villains", 404), ("PUT /heroes/", 405)]
+)
+def test_an_offer_of_http_2_behind_an_early_answer_is_declined_too(
+    patient: Server, line: str, status: int
+) -> None:
+    first = head(line, JSON, f"Content-Length: {len(HERO)}") + HERO
+    with closing(connect(patient)) as wire:
+        for content, expected in ((first, status), (POST_HERO, 200)):
+            wire.sendall(content.replace(b"Host: hero-api", OFFER))
+            assert statuses(wire, 1) == [expected]
+
+
+def test_what_follows_an_offer_that_was_pipelined_is_never_taken_for_a_request(
+    patient: Server,
+) -> None:
+    offering = head("POST /heroes/", JSON, f"Content-Length: {len(GET)}")
+    with closing(connect(patient)) as wire:
+        wire.sendall(GET + offering.replace(b"Host: hero-api", OFFER))
+        wire.sendall(GET + GET)
+        assert re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(wire)) == [b"200", b"422"]
 
 
 @pytest.mark.parametrize("size", [1, 20, 10**9])

@@ -110,6 +110,36 @@ def test_clients_that_are_connected_and_idle_do_not_delay_the_end(
             assert server.process.wait(PATIENCE) == 0
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        f"POST /heroes/ HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(HERO)}\r\n\r\n{{",
+        "GET /heroes/ HTTP/1.1\r\nHost: hero-api\r\n\r\n" * 20,
+    ],
+    ids=["half a body", "answers that are not read"],
+)
+def test_clients_that_are_waited_for_do_not_delay_the_end_and_are_not_logged(
+    tmp_path: Path, request_: str
+) -> None:
+    with serving(tmp_path) as server:
+        with closing(http.client.HTTPConnection(server.host, server.port)) as connection:
+            hero = HERO.replace("Dive Wilson", "?" * 10_000)
+            for _ in range(100):
+                connection.request("POST", "/heroes/", hero, {"Content-Type": "application/json"})
+                assert connection.getresponse().read()
+        with socket.socket() as wire, socket.socket() as witness:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            wire.connect((server.host, server.port))
+            wire.sendall(request_.encode())
+            # The server answers this when it has read that.
+            witness.connect((server.host, server.port))
+            witness.sendall(b"GET /livez HTTP/1.1\r\nHost: hero-api\r\n\r\n")
+            assert b" 200 " in witness.recv(1_000)
+            server.process.terminate()
+            assert server.process.wait(PATIENCE) == 0
+        assert server.log.read_text() == ""
+
+
 def test_what_was_pipelined_before_the_signal_is_all_answered(tmp_path: Path) -> None:
     requests = 200
     head = f"POST /heroes/ HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(HERO)}\r\n"
