@@ -7,12 +7,13 @@ sends behind it. This protocol wraps uvicorn's, and asks it how far a request ha
 import asyncio
 import random
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, cast
 
-from hero_api.head import MAX_HEAD, TOO_LARGE, tail_of, without_offer
 from hero_api.parser import Parser, Place
 
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
+_MAX_HEAD = 65_536  # bytes
 _LOOK_EVERY = 0.01  # seconds
 _RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
 _REST = 0.3, 0.6  # seconds that a client is not listened to when it came back sooner, in vain
@@ -73,7 +74,6 @@ class Connection(asyncio.Protocol):
         self._held = bytearray()
         self._is_full = False  # uvicorn has paused the reading
         self._at_end = False
-        self._tail = b""
         self._endless = 0  # bytes since the parser last had the end of a head, or some of a body
         self._answered = 0
         self._refused_at = 0.0
@@ -194,16 +194,13 @@ class Connection(asyncio.Protocol):
 
     def _pass_on(self, data: bytes) -> None:
         parser, transport = self.parser, cast("asyncio.Transport", self._transport)
-        if parser.place is not Place.BODY:
-            data = without_offer(self._tail, data)
         before = parser.progress
         parser.data_received(data)
-        self._tail = tail_of(self._tail, data) if parser.place is Place.HEAD else b""
         self._time_client()
         self._endless = 0 if parser.progress > before else self._endless + len(data)
-        if self._endless > MAX_HEAD:
-            transport.write(TOO_LARGE)
-            transport.close()
+        if self._endless > _MAX_HEAD:
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            parser.refuse(status, "The head of the request is too large")
         if parser.is_lost or transport.is_closing():
             self._held.clear()
         elif not transport.is_reading():

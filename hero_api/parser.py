@@ -1,10 +1,17 @@
 """uvicorn's protocol, and where in a message its parser is."""
 
+import json
+import re
 from collections import deque
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+# The name of the header that offers to go on in another protocol; its colon is not of the match.
+_OFFER = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
+_LONGEST = len(b"\nupgrade")
 
 
 class Place(Enum):
@@ -23,10 +30,29 @@ class Parser(HttpToolsProtocol):
         self.place = Place.BETWEEN
         self.requests = 0  # whose heads have arrived
         self.progress = 0  # counts these, and pieces of bodies
-        self.is_lost = (
-            False  # what follows a request whose offer to upgrade is not taken, who knows
-        )
+        self.is_lost = False  # a request leaves the protocol: nobody knows what follows it
+        self._tail = b""
         self._cycles: deque[RequestResponseCycle] = deque()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, with a header `Upgrade` renamed to `Upgraded`.
+
+        The service takes no such offer, and httptools would drop the body of a request that makes
+        one, as each of Java's client does.
+        """
+        seen, passed = self._tail + data, len(self._tail)
+        self._tail = seen[-_LONGEST:]
+        for offer in _OFFER.finditer(seen):
+            self._parse(seen[passed : offer.end()])
+            passed = offer.end()
+            # The parser knows whether it stands in a head now, or in a body that looks like one.
+            if self.place is Place.HEAD:
+                self._parse(b"d")
+        self._parse(seen[passed:])
+
+    def _parse(self, data: bytes) -> None:
+        if data and not self.is_lost and not self.transport.is_closing():
+            super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Take note that a head begins."""
@@ -43,6 +69,8 @@ class Parser(HttpToolsProtocol):
         while self._cycles and self._cycles[0].response_complete:
             self._cycles.popleft()
         self._cycles.append(self.cycle)
+        # Or uvicorn would add a body's trailers to the headers that the application sees.
+        self.headers = []
 
     def on_body(self, body: bytes) -> None:
         """Take note that some of a body has arrived."""
@@ -53,6 +81,22 @@ class Parser(HttpToolsProtocol):
         """Take note that a request has arrived."""
         self.place = Place.BETWEEN
         super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in JSON as everything else."""
+        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer what no application sees, and close the connection."""
+        body = json.dumps({"detail": detail})
+        head = (
+            f"HTTP/1.1 {status} {status.phrase}",
+            "content-type: application/json",
+            "connection: close",
+            f"content-length: {len(body)}",
+        )
+        self.transport.write("\r\n".join([*head, "", body]).encode())
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every request that the client has left: uvicorn tells the last of several alone."""

@@ -405,7 +405,7 @@ def test_what_is_not_http_is_answered_400_and_a_close(wire: socket.socket, head:
     send(wire, head)
     with wire.makefile("rb") as answer:
         assert answer.readline().split()[1] == b"400"
-        assert answer.read().endswith(b"Invalid HTTP request received.")
+        assert answer.read().endswith(b'\r\n\r\n{"detail": "Invalid HTTP request received."}')
 
 
 def test_a_chunk_that_is_not_http_is_answered_400(wire: socket.socket) -> None:

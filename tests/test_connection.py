@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPResponse
+from pathlib import Path
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
@@ -526,6 +527,24 @@ def test_a_trailer_without_end_is_refused(patient: Server) -> None:
     assert patient.memory() - memory < 10
 
 
+def test_many_trailers_are_refused(patient: Server) -> None:
+    memory = patient.memory()
+    with closing(connect(patient)) as wire:
+        with suppress(ConnectionError):
+            wire.sendall(POST_CHUNKED + b"0\r\n" + b"X: x\r\n" * MEGABYTE)
+        with wire.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"431"
+    assert patient.memory() - memory < 10
+
+
+def test_a_trailer_is_no_header(tmp_path: Path) -> None:
+    token = "correct horse battery staple"
+    trailer = f"0\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    with serving(tmp_path, token=token) as server:
+        chunk = b"%x\r\n%s\r\n" % (len(HERO), HERO)
+        assert status_of(server, [POST_CHUNKED + chunk + trailer]) == 401
+
+
 LINES = b"z\nUpgrade: please\r\nUpgrade: please\r\n" * 100
 BODY_OF_LINES = (f"Content-Length: {len(LINES)}", JSON)
 
@@ -558,14 +577,19 @@ def test_an_offer_of_http_2_behind_an_early_answer_is_declined_too(
             assert statuses(wire, 1) == [expected]
 
 
-def test_what_follows_an_offer_that_was_pipelined_is_never_taken_for_a_request(
-    patient: Server,
-) -> None:
-    offering = head("POST /heroes/", JSON, f"Content-Length: {len(GET)}")
+@pytest.mark.parametrize("empty", [b"", b"\r\n", b"\r\n\r\n"])
+def test_an_offer_of_http_2_is_declined_wherever_it_stands(patient: Server, empty: bytes) -> None:
+    offering = empty + POST_HERO.replace(b"Host: hero-api", 2 * (OFFER + b"\r\n") + OFFER)
+    looks_like_one = head("DELETE /heroes/0", *BODY_OF_LINES) + LINES
     with closing(connect(patient)) as wire:
-        wire.sendall(GET + offering.replace(b"Host: hero-api", OFFER))
-        wire.sendall(GET + GET)
-        assert re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(wire)) == [b"200", b"422"]
+        wire.sendall((GET + offering + offering + looks_like_one) * 3)
+        assert statuses(wire, 12) == [200, 200, 200, 404] * 3
+
+
+def test_a_request_to_connect_is_answered_once(patient: Server) -> None:
+    with closing(connect(patient)) as wire:
+        wire.sendall(head("CONNECT hero-api:80") + GET)
+        assert re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(wire)) in ([b"400"], [b"405"])
 
 
 @pytest.mark.parametrize("size", [1, 20, 10**9])

@@ -20,7 +20,7 @@ FLOORS = [
     {"coalescing", "sqlite", "postgresql", "ends"},
     {"database", "sqlite_end", "postgresql_end"},
     {"heroes", "copying"},
-    {"dependencies", "answers", "head", "parser"},
+    {"dependencies", "answers", "parser"},
     {"direct"},
     {"routes", "operations", "guard", "connection", "checking", "workers"},
     {"app", "arrival"},
