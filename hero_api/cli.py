@@ -27,7 +27,7 @@ def serve(
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what was begun."""
+    """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
     from hero_api import server
     from hero_api.app import create_app

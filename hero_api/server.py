@@ -1,6 +1,7 @@
 """uvicorn, as `hero-api serve` runs it."""
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -22,7 +23,7 @@ from hero_api.errors import StartError
 from hero_api.parser import Parser
 from hero_api.settings import Settings
 from hero_api.sqlite import has_wal_reset_fault
-from hero_api.workers import Worker, supervise
+from hero_api.workers import Worker, stop_signals, supervise
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
@@ -36,7 +37,7 @@ _DRAIN = 3  # after the first: until uvicorn cancels what is left
 
 
 def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
-    """Serve `app` until SIGTERM or SIGINT; then answer what was read, and return.
+    """Serve `app` until SIGTERM, SIGINT or SIGHUP; then answer what was read, and return.
 
     Raises `StartError`, one line, when the address or the database cannot be used.
     """
@@ -77,7 +78,7 @@ async def _serve(
 
     # A signal ends the server before it runs too. uvicorn raises it again at the end, to end the
     # process by it, but a clean end is status 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         signal.signal(number, end)
     # Not uvicorn's own lifespan: that prints a traceback when the start fails.
     async with app.router.lifespan_context(app):
@@ -147,7 +148,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         reason = error.strerror or error
-        message = f"Cannot listen on {host} port {port}: {reason}; try another --port"
+        option = "--port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
+        message = f"Cannot listen on {host} port {port}: {reason}; try another {option}"
         raise StartError(message) from error
 
 

@@ -4,10 +4,9 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    AfterValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -16,66 +15,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
+from hero_api.database_url import DatabaseURL
 from hero_api.errors import StartError
 
 PREFIX = "HERO_API_"
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
-_EXAMPLES = "sqlite:///heroes.db or postgresql://user:password@host/database"
-# libpq takes several hosts where SQLAlchemy's URLs have one.
-_HOSTS = re.compile(r"^(\w+(?:\+\w+)?://(?:[^@/?]*@)?)([^@/?]*,[^@/?]*)(?:/([^?]*))?(?:\?(.*))?$")
-_HOST_AND_PORT = re.compile(r"\[?([^/\]]*?)\]?:(\d+)")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 logger = logging.getLogger("hero_api")
-
-
-def _normal_url(text: str) -> str:
-    """Give a database URL as people write it its async driver, and refuse what cannot work."""
-    try:
-        url = make_url(_HOSTS.sub(_hosts_into_query, text))
-    except (ArgumentError, ValueError):
-        message = f"is not a database URL; use for example {_EXAMPLES}"
-        raise ValueError(message) from None
-    url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
-    if url.drivername not in _ASYNC_DRIVERS.values():
-        message = f"names {url.drivername}, which is not supported; use for example {_EXAMPLES}"
-        raise ValueError(message)
-    if url.get_backend_name() == "postgresql":
-        return _with_ports_apart(url).render_as_string(hide_password=False)
-    if _is_in_memory(url):
-        message = (
-            "is an in-memory SQLite database, of which each connection would see one of its own; "
-            "use a file, for example sqlite:///heroes.db"
-        )
-        raise ValueError(message)
-    if url.database and url.database.startswith("file:"):
-        message = "is a SQLite URI; give the plain path, for example sqlite:///heroes.db"
-        raise ValueError(message)
-    return url.render_as_string(hide_password=False)
-
-
-def _hosts_into_query(match: re.Match[str]) -> str:
-    before, hosts, database, query = match.groups(default="")
-    return f"{before}/{database}?host={hosts}{query and '&' + query}"
-
-
-def _with_ports_apart(url: URL) -> URL:
-    """Write `host=a:1,b:2` as libpq does: `host=a,b&port=1,2`."""
-    hosts = ",".join(url.normalized_query.get("host", ())).split(",")
-    if not any(_HOST_AND_PORT.fullmatch(host) for host in hosts):
-        return url
-    parts = [_HOST_AND_PORT.fullmatch(host) or re.fullmatch("(.*)()", host) for host in hosts]
-    names, ports = zip(*(part.groups() for part in parts if part), strict=True)
-    return url.update_query_dict({"host": ",".join(names), "port": ",".join(ports)})
-
-
-def _is_in_memory(url: URL) -> bool:
-    database = url.database or ":memory:"
-    return ":memory:" in database or url.query.get("mode") == "memory"
-
-
-DatabaseURL = Annotated[str, AfterValidator(_normal_url)]
 
 
 class Settings(BaseSettings):
@@ -147,6 +94,24 @@ class Settings(BaseSettings):
         default=[],
         description="JSON list of the origins whose pages may call the service from a browser",
     )
+
+    @field_validator("token")
+    @classmethod
+    def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        text = token.get_secret_value() if token else ""
+        if text != text.strip() or not text.isprintable():
+            message = "must have no blanks at its ends, and no control characters"
+            raise ValueError(message)
+        return token
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                message = f"has {origin!r}, which no browser sends: write https://heroes.example"
+                raise ValueError(message)
+        return origins
 
     @field_validator("guard")
     @classmethod

@@ -14,8 +14,6 @@ from typing import NoReturn
 
 from hero_api.errors import StartError
 
-_STOP = {signal.SIGTERM, signal.SIGINT}
-_WATCHED = _STOP | {signal.SIGCHLD}
 _SHORT_LIFE = 5.0  # seconds: who dies within them is started again after a pause
 _PAUSE = 1.0  # seconds
 
@@ -47,13 +45,21 @@ class Worker:
         loop.add_reader(self.life, stop)
 
 
+def stop_signals() -> set[signal.Signals]:
+    """Return the signals that end the service: that of a closed terminal too, but under `nohup`."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return {signal.SIGTERM, signal.SIGINT} | (set() if ignored else {signal.SIGHUP})
+
+
 def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[], None]) -> None:
-    """Run `serve` in `count` processes until SIGTERM or SIGINT; `announce` when all are ready.
+    """Run `serve` in `count` processes until a stop signal; `announce` when all are ready.
 
     Raises `SystemExit` when one of them cannot start; it has said why.
     """
     # What is blocked is not lost: it waits until it is asked for.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    stop = stop_signals()
+    watched = stop | {signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     life = os.pipe()
     born: dict[int, float] = {}
     try:
@@ -65,11 +71,11 @@ def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[]
             if not is_ready:
                 raise SystemExit(1)
         announce()
-        while signal.sigwait(_WATCHED) not in _STOP:
+        while signal.sigwait(watched) not in stop:
             for process in _ended(born):
                 age = time.monotonic() - born.pop(process)
                 logger.error("The worker %d ended after %.0f s: started again", process, age)
-                if age < _SHORT_LIFE and signal.sigtimedwait(_STOP, _PAUSE):
+                if age < _SHORT_LIFE and signal.sigtimedwait(stop, _PAUSE):
                     return
                 readiness = os.pipe()
                 born[_fork(serve, readiness, life)] = time.monotonic()
@@ -94,7 +100,7 @@ def _fork(
 def _work(serve: Callable[[Worker], None], worker: Worker) -> NoReturn:
     status = 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         serve(worker)
         status = 0
     except StartError as error:

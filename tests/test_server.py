@@ -20,7 +20,7 @@ from .servers import ROOT, serving
 
 PATIENCE = 15.0  # seconds: three times what an end may take
 HERO = '{"name": "Deadpond", "secret_name": "Dive Wilson"}'
-each_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+each_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
 
 @contextmanager
@@ -152,6 +152,16 @@ def test_what_was_pipelined_before_the_signal_is_all_answered(tmp_path: Path) ->
             while piece := wire.recv(65_536):
                 content += piece
         assert content.count(b"HTTP/1.1 200 OK\r\n") == requests
+        assert server.process.wait(PATIENCE) == 0
+
+
+def test_the_end_of_its_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:
+    with serving(tmp_path, prefix=("nohup",)) as server:
+        server.process.send_signal(signal.SIGHUP)
+        with closing(http.client.HTTPConnection(server.host, server.port)) as connection:
+            connection.request("GET", "/livez")
+            assert connection.getresponse().status == 200
+        server.process.terminate()
         assert server.process.wait(PATIENCE) == 0
 
 

@@ -32,6 +32,9 @@ BAD = [
     ("DATABASE_URL", "heroes.db"),
     ("DATABASE_URL", "mysql://localhost/heroes"),
     ("DATABASE_URL", "sqlite:///:memory:"),
+    ("DATABASE_URL", "sqlite://host/heroes.db"),
+    ("DATABASE_URL", "sqlite:///heroes.db?mode=ro"),
+    ("DATABASE_URL", "sqlite:///heroes.db?timeout=soon"),
     ("DATABASE_URL", "postgresql://host:port/heroes"),
     ("DATABASE_URL", "postgresql+asyncpg://host/heroes"),
     ("READ_DATABASE_URL", "sqlite:///heroes.db"),
@@ -50,7 +53,11 @@ BAD = [
     ("MAX_BODY_SIZE", "256 KiB"),
     ("CLIENT_TIMEOUT", "0"),
     ("TOKEN", "short"),
+    ("TOKEN", " " * 20),
+    ("TOKEN", "a token of the test\n"),
     ("GUARD", "reads"),
+    ("CORS_ORIGINS", '["https://heroes.example/"]'),
+    ("CORS_ORIGINS", '["heroes.example"]'),
     ("CORS_ORIGINS", "https://heroes.example"),
 ]
 
@@ -64,6 +71,13 @@ def test_a_setting_is_read_from_its_variable(
 ) -> None:
     monkeypatch.setenv(f"HERO_API_{name}", text)
     assert getattr(Settings.from_environment(), name.lower()) == value
+
+
+@pytest.mark.parametrize("query", ["user=u&password=secret", "password=secret&user=u&sslmode=off"])
+def test_a_password_among_the_parameters_is_hidden(query: str) -> None:
+    url = Settings(database_url=f"postgresql://host/heroes?{query}").url
+    assert (url.username, url.password) == ("u", "secret")
+    assert "secret" not in str(url)
 
 
 def test_the_database_to_read_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
