@@ -42,6 +42,9 @@ class Parser(HttpToolsProtocol):
         """
         seen, passed = self._tail + data, len(self._tail)
         self._tail = seen[-_LONGEST:]
+        if _OFFER.search(seen) is None:
+            super().data_received(data)
+            return
         for offer in _OFFER.finditer(seen):
             self._parse(seen[passed : offer.end()])
             passed = offer.end()
