@@ -127,6 +127,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was read, and close the connections."""
+        self._app.state.draining = True
         if self._acceptor:
             self._acceptor.close()
         # uvicorn would cancel what is left at the end of the drain, and answer it 500.

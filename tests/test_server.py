@@ -125,6 +125,29 @@ def test_what_was_pipelined_before_the_signal_is_all_answered(tmp_path: Path) ->
         assert server.process.wait(PATIENCE) == 0
 
 
+def test_it_is_not_ready_from_the_signal_on_while_what_was_read_is_still_answered(
+    tmp_path: Path,
+) -> None:
+    head = f"POST /heroes/ HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(HERO)}\r\n"
+    create = f"{head}Content-Type: application/json\r\n\r\n{HERO}".encode()
+    probe = b"GET /readyz HTTP/1.1\r\nHost: hero-api\r\n\r\n"
+    with serving(tmp_path, synchronous="NORMAL") as server:
+        address = (server.host, server.port)
+        with socket.create_connection(address) as busy, socket.create_connection(address) as prober:
+            prober.sendall(probe)
+            assert prober.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            busy.sendall(create * 200)
+            assert busy.recv(1)
+            # More of them than are answered before the server looks for signals.
+            prober.sendall(probe * 2_000)
+            server.process.terminate()
+            content = b""
+            while piece := prober.recv(65_536):
+                content += piece
+    assert {*re.findall(rb"HTTP/1.1 (\d+)", content)} == {b"200", b"503"}
+    assert b"stopping" in content[content.rindex(b"HTTP/1.1 503 ") :]
+
+
 def test_a_second_signal_ends_it_too(tmp_path: Path) -> None:
     with started(tmp_path, "--port", "0") as (process, lines):
         answer_of_livez(lines[0])
