@@ -219,11 +219,15 @@ def _has_heroes(connection: Connection) -> bool:
     return True
 
 
-def _reset(connection: DBAPIConnection, *_: object) -> None:
+def _reset(connection: DBAPIConnection, entry: ConnectionPoolEntry, _state: object) -> None:
     """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
-    # Only a COMMIT that failed leaves a transaction open.
-    if connection.driver_connection.in_transaction:
-        connection.rollback()
+    try:
+        # Only a COMMIT that failed leaves a transaction open.
+        if connection.driver_connection.in_transaction:
+            connection.rollback()
+    except (ValueError, sqlite3.ProgrammingError):
+        # It was closed. The pool would say so with a traceback, and replace it.
+        entry.invalidate(soft=True)
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
