@@ -141,11 +141,12 @@ def test_it_is_not_ready_from_the_signal_on_while_what_was_read_is_still_answere
             busy.sendall(create * 200)
             assert busy.recv(1)
             # More of them than are answered before the server looks for signals.
-            prober.sendall(probe * 2_000)
+            prober.sendall(probe * 500)
             server.process.terminate()
             content = b""
-            while piece := prober.recv(65_536):
-                content += piece
+            with suppress(ConnectionError):
+                while piece := prober.recv(65_536):
+                    content += piece
     assert {*re.findall(rb"HTTP/1.1 (\d+)", content)} == {b"200", b"503"}
     assert b"stopping" in content[content.rindex(b"HTTP/1.1 503 ") :]
 
