@@ -1,5 +1,7 @@
 """How errors are answered: each as JSON with a `detail`, as FastAPI does."""
 
+import logging
+import uuid
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -9,8 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
+from starlette.types import Scope
 
-from hero_api.errors import HeroError, OverloadedError
+from hero_api.errors import DamagedHeroError, HeroError, OverloadedError
+
+logger = logging.getLogger("hero_api")
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -24,7 +29,17 @@ def error_answer(request: Request, error: HeroError) -> Response:
     """Return the answer to a request that failed."""
     if isinstance(error, OverloadedError):
         request.state.overloaded = True  # so that its connection knows
+    if isinstance(error, DamagedHeroError):
+        return fault_answer(request.scope, error.detail, error.detail)
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
+
+
+def fault_answer(scope: Scope, detail: str, reason: str) -> Response:
+    """Log a fault of the service, in one line, and return its answer: a 500 with the line's id."""
+    request_id = uuid.uuid4().hex
+    logger.error("request %s: %s %r: %s", request_id, scope["method"], scope["path"], reason)
+    detail = f"{detail}; the log has it as request {request_id}"
+    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
 
 
 async def _hero_error(request: Request, error: Exception) -> Response:

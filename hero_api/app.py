@@ -66,6 +66,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.
         app.state.lanes = lanes
         app.state.database = database
+        app.state.draining = False
         try:
             yield
         finally:

@@ -7,9 +7,14 @@ from typing import Any, Protocol
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hero_api import postgresql, sqlite
+from hero_api.errors import NoRoomError
 from hero_api.settings import Settings
 
 _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
+_HEADER = """
+    SELECT user_version, page_count < max_page_count OR freelist_count > 0
+    FROM pragma_user_version, pragma_page_count, pragma_max_page_count, pragma_freelist_count
+"""
 
 
 class ReadOnlySession(AsyncSession):
@@ -75,6 +80,23 @@ async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIte
 async def ping(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
     """Ask the database for an answer: a batch function."""
     await fetch(session, "SELECT 1", {})
+    return items
+
+
+async def ping_write(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
+    """Write to the database, and change nothing that it holds: a batch function.
+
+    Raises what a create would be told, `NoRoomError` for example.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        [(version, has_room)] = await fetch(session, _HEADER, {})
+        if not has_room:
+            raise NoRoomError
+        # It writes the file's first page, whatever the version was. No table need be there.
+        await fetch(session, f"PRAGMA user_version = {version}", {})
+    else:
+        # A server that is read-only refuses it, and no trigger sees it.
+        await fetch(session, "SELECT id FROM hero WHERE false FOR UPDATE", {})
     return items
 
 

@@ -1,15 +1,13 @@
 """What stands around the application: the size of a body, and errors that nobody foresaw."""
 
-import logging
 import traceback
-import uuid
 
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-logger = logging.getLogger("hero_api")
+from hero_api.answers import fault_answer
 
 
 class Guard:
@@ -34,16 +32,19 @@ class Guard:
                 await self.app(scope, receive, request.send)
             elif _declared_size(scope) > self.max_body_size:
                 error = request.too_large()
-                answer = JSONResponse({"detail": error.detail}, error.status_code)
-                await answer(scope, receive, request.send)
+                refusal = JSONResponse({"detail": error.detail}, error.status_code)
+                await refusal(scope, receive, request.send)
             else:
                 await self.app(scope, request.receive, request.send)
         except ClientDisconnect:
             return  # nobody is left to answer
         except Exception as error:
+            if request.is_cut:
+                raise  # the server knows why
+            answer = fault_answer(scope, "Internal Server Error", _describe(error))
             if request.is_answered:
-                raise  # so that the server closes the connection
-            await _fault(scope, error)(scope, receive, send)
+                return  # the server closes the connection of an answer without an end
+            await answer(scope, receive, send)
         if request.is_too_large:
             await request.end()
 
@@ -53,6 +54,7 @@ class _Request:
 
     def __init__(self, receive: Receive, send: Send, max_body_size: int) -> None:
         self.is_answered = False
+        self.is_cut = False
         self.is_too_large = False
         self._receive = receive
         self._send = send
@@ -73,7 +75,11 @@ class _Request:
         if self.is_too_large and message["type"] == "http.response.body":
             # Not its end yet: at that the server would stop to receive.
             message = {**message, "more_body": True}
-        await self._send(message)
+        try:
+            await self._send(message)
+        except Exception:
+            self.is_cut = True
+            raise
 
     async def end(self) -> None:
         """Read the body to its end, so that the connection can be used again."""
@@ -86,16 +92,12 @@ class _Request:
         return HTTPException(413, f"The body is larger than {self._max_body_size} bytes")
 
 
-def _fault(scope: Scope, error: Exception) -> JSONResponse:
-    """Log an error that nobody foresaw, in one line, and return its answer."""
-    request_id = uuid.uuid4().hex
+def _describe(error: Exception) -> str:
+    """Return an error that nobody foresaw, and where it came from, as one line."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
-    logger.error(
-        "request %s: %s %r: %r in %s", request_id, scope["method"], scope["path"], error, where
-    )
-    detail = f"Internal Server Error; the log has it as request {request_id}"
-    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
+    # Again: what an exception makes of itself may have any characters.
+    return f"{repr(error)!r} in {where}"
 
 
 def _declared_size(scope: Scope) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.errors import (
     ClosingError,
+    DamagedHeroError,
     HeroError,
     LateError,
     OutcomeUnknownError,
@@ -160,7 +161,7 @@ class Lane(Generic[S, Item, R]):
         except Exception as error:  # noqa: BLE001 - it is handed to the callers
             await _give_up(session)
             if len(batch) == 1 or isinstance(from_database(error), UnavailableError):
-                self._report(error, len(batch))
+                self._report(error, from_database(error), len(batch))
                 for call in batch:
                     call.fail(from_database(error))
             else:
@@ -174,7 +175,7 @@ class Lane(Generic[S, Item, R]):
             await (session.commit() if self._work.writes else session.rollback())
         except Exception as error:  # noqa: BLE001 - nobody knows whether it was stored
             await _give_up(session)
-            self._report(error, len(batch))
+            self._report(error, OutcomeUnknownError(), len(batch))
             for call in batch:
                 call.fail(OutcomeUnknownError())
             return
@@ -197,15 +198,16 @@ class Lane(Generic[S, Item, R]):
         results = await self._work.function(session, items) if items else []
         return list(zip(batch, results, strict=True))
 
-    def _report(self, error: Exception, size: int) -> None:
+    def _report(self, error: Exception, told: Exception, size: int) -> None:
         """Log why a batch failed, at most once a second: a database that is gone fails them all."""
+        if not isinstance(told, HeroError) or isinstance(told, DamagedHeroError):
+            return  # it is answered 500, and logged with the id of its request
         now = asyncio.get_running_loop().time()
-        if now >= self._silent_until and not isinstance(error, HeroError):
+        if now >= self._silent_until:
             self._silent_until = now + 1
-            cause = error.orig if isinstance(error, DBAPIError) else error
+            cause = error.orig if isinstance(error, DBAPIError) else error.__cause__ or error
             # Not its message, which may quote what a hero holds.
             kind = getattr(cause, "sqlite_errorname", None) or type(cause).__name__
-            told = from_database(error)
             logger.error("%s: a batch of %d failed: %s: %s", self.name, size, kind, told)
 
     def _expire(self, until: float | None = None) -> None:

@@ -9,12 +9,12 @@ from pydantic import BaseModel
 from hero_api import database
 from hero_api.coalescing import Lanes, coalesce
 from hero_api.dependencies import ReadSession, WriteSession
-from hero_api.errors import ClosingError, LateError
+from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError
 
 _READY_WITHIN = 1.0  # seconds
 
 _read_ping = coalesce(database.ping, name="read-ping")
-_write_ping = coalesce(database.ping, name="write-ping", writes=True)
+_write_ping = coalesce(database.ping_write, name="write-ping", writes=True)
 
 
 class Status(BaseModel):
@@ -30,13 +30,15 @@ async def read_livez() -> Status:
 
 async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession) -> Status:
     """Say that the database answers a read and takes a write."""
-    if request.app.state.lanes.closed:
+    if request.app.state.draining:
         raise ClosingError
     try:
         async with asyncio.timeout(_READY_WITHIN):
             await asyncio.gather(_read_ping(reads, None), _write_ping(writes, None))
     except TimeoutError:
         raise LateError from None
+    except OutcomeUnknownError:
+        raise BrokenError from None  # a probe has nothing stored that could be read
     return Status()
 
 

@@ -128,6 +128,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was read, and close the connections."""
+        self._app.state.draining = True
         if self._acceptor:
             self._acceptor.close()
         asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)

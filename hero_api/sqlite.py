@@ -13,7 +13,7 @@ from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
 from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
 from hero_api.models import Hero
@@ -219,11 +219,16 @@ def _has_heroes(connection: Connection) -> bool:
     return True
 
 
-def _reset(connection: DBAPIConnection, *_: object) -> None:
+def _reset(connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState) -> None:
     """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
-    # Only a COMMIT that failed leaves a transaction open.
-    if connection.driver_connection.in_transaction:
-        connection.rollback()
+    try:
+        # Only a COMMIT that failed leaves a transaction open. What the garbage collector gives back
+        # is closed.
+        if state.asyncio_safe and connection.driver_connection.in_transaction:
+            connection.rollback()
+    except (ValueError, sqlite3.ProgrammingError):
+        # It was closed. The pool would say so with a traceback, and replace it.
+        entry.invalidate(soft=True)
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -331,6 +332,56 @@ async def test_a_commit_that_fails_leaves_the_outcome_unknown_and_is_not_run_aga
         await double(session, 7)
     assert batches.items == [[7]]
     assert session.log == ["commit", "rollback"]
+
+
+@pytest.mark.parametrize("at_commit", [False, True])
+async def test_the_log_says_what_the_callers_of_a_failed_batch_were_told(
+    lanes: Lanes,
+    batches: Batches,
+    double: Call,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    at_commit: bool,
+) -> None:
+    session = Session(lanes)
+    if at_commit:
+        session.commit_error = database_error(code=10)
+    else:
+        batches.failures = {0: database_error(code=10)}
+    batches.gate.set()
+    with pytest.raises(OutcomeUnknownError if at_commit else BrokenError) as caught:
+        await double(session, 7)
+    assert caplog.messages == [f"double: a batch of 1 failed: OperationalError: {caught.value}"]
+
+
+async def test_failed_batches_of_a_lane_are_logged_once_a_second(
+    lanes: Lanes,
+    batches: Batches,
+    double: Call,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    batches.failures = dict.fromkeys(range(20), database_error(code=10))
+    batches.gate.set()
+    lines = []
+    for later in (0.0, 0.5, 0.999, 1.0, 1.5, 2.5):
+        monkeypatch.setattr(loop, "time", partial(float, began + later))
+        with pytest.raises(BrokenError):
+            await double(Session(lanes), 7)
+        lines.append(len(caplog.messages))
+    assert lines == [1, 1, 1, 2, 2, 3]
+
+
+async def test_a_lane_leaves_an_error_that_nobody_foresaw_to_the_log_of_its_request(
+    lanes: Lanes, batches: Batches, double: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches.failures = {0: LookupError("nobody foresaw this")}
+    batches.gate.set()
+    with pytest.raises(LookupError):
+        await double(Session(lanes), 7)
+    assert caplog.messages == []
 
 
 async def test_a_batch_that_answers_too_few_fails_before_commit(lanes: Lanes) -> None:

@@ -1,18 +1,25 @@
 """What stands around any application: the size of a body, and errors that nobody foresaw."""
 
+import asyncio
 import logging
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
+import uvicorn
+from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hero_api.guard import Guard
 
 LIMIT = 1_000  # bytes
+SOON = 10.0  # seconds: far more than anything here takes
 
 
 def app() -> FastAPI:
@@ -145,23 +152,72 @@ async def test_what_is_not_http_passes_as_it_is() -> None:
     assert seen == ["lifespan"]
 
 
-async def test_a_fault_after_the_answer_began_is_logged_once_and_not_answered_twice(
+async def test_a_fault_of_many_lines_is_logged_in_one(caplog: pytest.LogCaptureFixture) -> None:
+    class LongError(Exception):
+        def __repr__(self) -> str:
+            return "first\nsecond\r\nthird\u2028fourth\x1b[2J"
+
+    async def fail(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise LongError
+
+    transport = httpx.ASGITransport(Guard(fail, LIMIT))
+    async with httpx.AsyncClient(transport=transport, base_url="http://hero-api") as client:
+        assert (await client.get("/")).status_code == 500
+    [record] = caplog.records
+    assert "first" in record.getMessage()
+    assert "fourth" in record.getMessage()
+    assert record.getMessage().isprintable()
+    assert not record.exc_info
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp) -> AsyncIterator[int]:
+    """Serve `app` on the loopback, as uvicorn does; yields the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve([listener]))
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await serving
+
+
+async def test_a_fault_after_the_answer_began_is_logged_without_a_traceback_and_cuts_the_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sent: list[str] = []
-
     async def begin_and_fail(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        headers = [(b"content-length", b"10")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"half ", "more_body": True})
         raise LookupError("amid the answer")
+
+    caplog.set_level(logging.ERROR)
+    async with listening(Guard(begin_and_fail, LIMIT)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /half HTTP/1.1\r\nHost: hero-api\r\n\r\n")
+        async with asyncio.timeout(SOON):
+            content = await reader.read()  # until the server closes
+        writer.close()
+    assert content.count(b"HTTP/1.1 ") == 1
+    assert content.endswith(b"\r\n\r\nhalf ")
+    [line] = [record.getMessage() for record in caplog.records if record.name == "hero_api"]
+    assert re.match(r"request [0-9a-f]{32}: GET '/half': .*amid the answer", line)
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_an_answer_that_cannot_be_sent_is_the_servers_matter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response("hello")(scope, receive, send)
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Message) -> None:
-        sent.append(message["type"])
+    async def send(_message: Message) -> None:
+        raise RuntimeError("the client has left")
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    with pytest.raises(LookupError):  # so that the server closes the connection
-        await Guard(begin_and_fail, LIMIT)(scope, receive, send)
-    assert sent == ["http.response.start"]
-    assert len(caplog.records) <= 1
+    with pytest.raises(RuntimeError, match="the client has left"):
+        await Guard(answer, LIMIT)(scope, receive, send)
+    assert caplog.records == []

@@ -1,10 +1,12 @@
 """How `hero-api serve` begins, what it says, and how it ends."""
 
 import http.client
+import json
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -163,6 +165,60 @@ def test_the_end_of_its_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:
             assert connection.getresponse().status == 200
         server.process.terminate()
         assert server.process.wait(PATIENCE) == 0
+
+
+def test_it_is_not_ready_from_the_signal_on_while_what_was_read_is_still_answered(
+    tmp_path: Path,
+) -> None:
+    head = f"POST /heroes/ HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(HERO)}\r\n"
+    create = f"{head}Content-Type: application/json\r\n\r\n{HERO}".encode()
+    probe = b"GET /readyz HTTP/1.1\r\nHost: hero-api\r\n\r\n"
+    with serving(tmp_path, synchronous="NORMAL") as server:
+        address = (server.host, server.port)
+        with socket.create_connection(address) as busy, socket.create_connection(address) as prober:
+            prober.sendall(probe)
+            assert prober.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            busy.sendall(create * 200)
+            assert busy.recv(1)
+            # More of them than are answered before the server looks for signals.
+            prober.sendall(probe * 500)
+            server.process.terminate()
+            content = b""
+            with suppress(ConnectionError):
+                while piece := prober.recv(65_536):
+                    content += piece
+    assert {*re.findall(rb"HTTP/1.1 (\d+)", content)} == {b"200", b"503"}
+    assert b"stopping" in content[content.rindex(b"HTTP/1.1 503 ") :]
+
+
+def test_a_500_keeps_the_connection_and_is_one_line_of_the_log(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "heroes.db")) as other:
+        # SQLite makes a number of a STRING that looks like one, which is no name of a hero.
+        other.execute(
+            "CREATE TABLE hero (id INTEGER PRIMARY KEY, name STRING, age INT, secret_name STRING)"
+        )
+    number = HERO.replace("Deadpond", "007")
+    with (
+        serving(tmp_path) as server,
+        closing(http.client.HTTPConnection(server.host, server.port)) as connection,
+    ):
+        connection.connect()
+        first = connection.sock
+        ids = []
+        for hero, status in ((number, 500), (HERO, 200), (number, 500)):
+            connection.request("POST", "/heroes/", hero, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            detail = json.loads(answer.read()).get("detail", "")
+            assert answer.status == status
+            assert connection.sock is first
+            assert "Traceback" not in detail
+            if status == 500:
+                assert answer.headers["X-Request-ID"] in detail
+                ids.append(answer.headers["X-Request-ID"])
+        lines = server.log.read_text().splitlines()
+    assert [line.partition(": POST '/heroes/'")[0] for line in lines] == [
+        f"request {request_id}" for request_id in ids
+    ]
 
 
 def test_a_second_signal_ends_it_too(tmp_path: Path) -> None:

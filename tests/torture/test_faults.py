@@ -1,7 +1,7 @@
 """Faults in a batch: success implies stored, refused implies not stored, and nobody hangs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 
 import httpx
@@ -35,6 +35,15 @@ async def client(faults: Faults, settings: Settings) -> AsyncIterator[httpx.Asyn
     async with running(create_app(settings)) as client:
         yield client
         faults.lift()
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """See that each event is one line of the log."""
+    yield
+    for record in caplog.get_records("call"):
+        assert record.getMessage().isprintable()
+        assert not record.exc_info
 
 
 class Batches:
@@ -146,6 +155,21 @@ async def test_answers_are_true_when_the_connection_dies_at_a_step(
     await batches.send()
     assert faults.met == 1
     batches.check()
+
+
+@each_step
+async def test_the_death_of_a_connection_is_one_line_of_the_log(
+    client: httpx.AsyncClient, faults: Faults, step: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    hero = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+    assert (await client.post("/heroes/", json=hero)).status_code == 200
+    method = {"UPDATE": "PATCH", "DELETE": "DELETE"}.get(step, "POST")
+    path = "/heroes/" if method == "POST" else "/heroes/1"
+    faults.cut(step)
+    answer = await client.request(method, path, json=None if method == "DELETE" else hero)
+    assert answer.status_code == 503
+    [record] = caplog.records
+    assert record.getMessage().endswith(answer.json()["detail"])
 
 
 @each_step

@@ -110,6 +110,18 @@ async def test_reads_go_on_where_nothing_can_be_written(
         assert (await connection.request("GET", "/heroes/")).status == 200
 
 
+async def test_the_service_is_ready_only_while_files_may_grow(
+    server: Server, connection: Connection
+) -> None:
+    with file_limit(server):
+        assert (await connection.request("POST", "/heroes/", LARGE)).status == 503
+        probe = await connection.request("GET", "/readyz")
+        assert (await connection.request("GET", "/livez")).status == 200
+    assert probe.status == 503
+    assert "nothing was changed" in probe.json()["detail"]
+    assert (await connection.request("GET", "/readyz")).status == 200
+
+
 async def test_writes_come_back_without_a_restart_when_files_may_grow_again(
     server: Server, connection: Connection
 ) -> None:

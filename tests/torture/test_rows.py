@@ -103,6 +103,21 @@ async def test_a_damaged_row_is_one_clear_error(damaged: httpx.AsyncClient) -> N
 
 
 @each_bad_row
+@pytest.mark.parametrize("path", [f"/heroes/{BAD_ID}", "/heroes/"])
+async def test_a_damaged_row_is_logged_in_one_line_with_the_request_id_of_its_answer(
+    damaged: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    response = await damaged.get(path)
+    assert response.status_code == 500
+    request_id = response.headers["X-Request-ID"]
+    assert request_id in response.json()["detail"]
+    [record] = caplog.records
+    assert record.getMessage().startswith(f"request {request_id}: GET '{path}': ")
+    assert "cannot be read" in record.getMessage()
+    assert record.getMessage().isprintable()
+
+
+@each_bad_row
 async def test_no_other_heros_get_suffers_from_a_damaged_row(damaged: httpx.AsyncClient) -> None:
     ids = [BAD_ID, 1, 2, BAD_ID, 404] * 8
     responses = await asyncio.gather(*(damaged.get(f"/heroes/{hero_id}") for hero_id in ids))
