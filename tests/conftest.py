@@ -25,6 +25,10 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="where the random choices of tests start from")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes settings on both engines, unless it is marked `sqlite`."""
     if "settings" in metafunc.fixturenames:
@@ -35,10 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def seed() -> int:
+def seed(request: pytest.FixtureRequest) -> int:
     """Return a number that random choices start from; pytest shows it when the test fails."""
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201
+    given: int | None = request.config.getoption("--seed")
+    seed = random.randrange(2**32) if given is None else given
+    print(f"--seed {seed}")  # noqa: T201
     return seed
 
 

@@ -46,9 +46,8 @@ def group(servers: Group) -> Group:
     return servers
 
 
-def new_load() -> Load:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
+@pytest.fixture
+def load(seed: int) -> Load:
     return Load(Ledger(), random.Random(seed), clients=CLIENTS, pause=PAUSE)
 
 
@@ -60,8 +59,9 @@ def assert_ends_cleanly(server: Server) -> None:
     assert [word for word in ("Traceback", "Warning", "never retrieved") if word in log] == []
 
 
-async def test_the_service_goes_on_when_the_primary_is_killed(group: Group, tmp_path: Path) -> None:
-    load = new_load()
+async def test_the_service_goes_on_when_the_primary_is_killed(
+    group: Group, tmp_path: Path, load: Load
+) -> None:
     with serving(tmp_path, database_url=group.url()) as server:
         seen = await fail_over(group, server, load, frozen=False)
         print(seen)  # noqa: T201
@@ -71,9 +71,9 @@ async def test_the_service_goes_on_when_the_primary_is_killed(group: Group, tmp_
 
 
 async def test_the_service_goes_on_when_the_primary_freezes_and_stays_when_it_thaws(
-    group: Group, tmp_path: Path
+    group: Group, tmp_path: Path, load: Load
 ) -> None:
-    load, old = new_load(), group.primary
+    old = group.primary
     # So long that no live connection is cut for being slow: the next could go to the old primary.
     with serving(tmp_path, database_url=group.url(), request_timeout=4 * DEADLINE) as server:
         seen = await fail_over(group, server, load, frozen=True)

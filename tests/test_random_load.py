@@ -237,9 +237,7 @@ def is_snapshot(page: Page, load: Load) -> bool:
 
 
 @pytest.fixture
-def chance() -> random.Random:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
+def chance(seed: int) -> random.Random:
     return random.Random(seed)
 
 

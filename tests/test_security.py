@@ -125,6 +125,28 @@ async def test_a_change_with_the_token_is_served(
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize(("verdict", "status"), [(True, 200), (False, 401)])
+@pytest.mark.parametrize("token", [TOKEN, "another token", ""])
+async def test_a_comparison_in_constant_time_decides_about_the_token(
+    guarded: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+    verdict: bool,  # noqa: FBT001
+    status: int,
+) -> None:
+    compared: list[set[bytes]] = []
+
+    def compare(*both: bytes) -> bool:
+        compared.append({*both})
+        return verdict
+
+    monkeypatch.setattr("hero_api.dependencies.secrets.compare_digest", compare)
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = await guarded.post("/heroes/", json=HERO, headers=headers)
+    assert answer.status_code == status
+    assert compared == [{token.encode(), TOKEN.encode()}]
+
+
 @pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
 async def test_the_case_of_the_scheme_does_not_matter(
     guarded: httpx.AsyncClient, scheme: str

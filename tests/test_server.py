@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -143,18 +143,27 @@ def test_clients_that_are_waited_for_do_not_delay_the_end_and_are_not_logged(
 
 
 def test_what_was_pipelined_before_the_signal_is_all_answered(tmp_path: Path) -> None:
-    requests = 200
+    clients, creates = 4, 20
     head = f"POST /heroes/ HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(HERO)}\r\n"
     create = f"{head}Content-Type: application/json\r\n\r\n{HERO}".encode()
-    with serving(tmp_path, synchronous="NORMAL") as server:
-        with socket.create_connection((server.host, server.port)) as wire:
-            wire.sendall(create * requests)
-            content = wire.recv(1)
-            server.process.terminate()
+    get = b"GET /heroes/1 HTTP/1.1\r\nHost: hero-api\r\n\r\n"
+    with serving(tmp_path, synchronous="NORMAL") as server, ExitStack() as stack:
+        address = server.host, server.port
+        wires = [stack.enter_context(socket.create_connection(address)) for _ in range(clients)]
+        for wire in wires:
+            wire.sendall((create + get) * creates)
+        answers = [wire.recv(1) for wire in wires]
+        server.process.terminate()
+        for number, wire in enumerate(wires):
             while piece := wire.recv(65_536):
-                content += piece
-        assert content.count(b"HTTP/1.1 200 OK\r\n") == requests
+                answers[number] += piece
         assert server.process.wait(PATIENCE) == 0
+    for answer in answers:
+        assert answer.count(b"HTTP/1.1 200 OK\r\n") == 2 * creates
+        ids = [int(hero_id) for hero_id in re.findall(rb'\{"id":(\d+),', answer)]
+        created, got = ids[::2], ids[1::2]
+        assert created == sorted({*created})
+        assert got == [1] * creates
 
 
 def test_the_end_of_its_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from . import parts
+from . import measures, parts
 from .report import Report
 
 PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
@@ -26,11 +26,12 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
         parts.syncs,
         parts.vanishing,
         parts.starts,
-        parts.overloads,
-        parts.slow,
-        parts.scans,
+        measures.overloads,
+        measures.slow,
+        measures.scans,
+        measures.readers,
         parts.failovers,
-        parts.soaking,
+        measures.soaking,
     )
 }
 
@@ -55,6 +56,9 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     overloads: Annotated[int, typer.Option(min=1, help="Rounds of ten times the connections.")] = 3,
     slow: Annotated[int, typer.Option(min=2, help="Slow clients beside 32 others.")] = 200,
     scan_heroes: Annotated[int, typer.Option(min=1, help="Heroes that are scanned.")] = 1_000_000,
+    reader_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds that a reader stays in a transaction.")
+    ] = 30.0,
     failovers: Annotated[int, typer.Option(min=1, help="Fail-overs of PostgreSQL.")] = 50,
     soak_minutes: Annotated[
         float, typer.Option(min=0.05, help="Minutes of mixed work over 256 connections.")
@@ -75,6 +79,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         "overloads": overloads,
         "slow": slow,
         "scans": scan_heroes,
+        "readers": reader_seconds,
         "failovers": failovers,
         "soaking": soak_minutes,
     }

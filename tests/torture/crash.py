@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from tests.servers import launching, listening
+from tests.servers import Server, launching, listening
 
 from .ledger import Ledger, integrity, stored_heroes
 from .load import Load
@@ -19,6 +21,7 @@ class Crashes:
     """What came of the crashes so far."""
 
     cycles: int = 0
+    kills: int = 0
     ledger: Ledger = field(default_factory=Ledger)
     lost: list[str] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
@@ -31,6 +34,7 @@ async def crash(
     """Kill the server in the middle of a load, restart it, check the file, and load it again.
 
     Yields what came of it after each cycle. Each load has at most so many `answers`.
+    Raises `AssertionError` when the server has ended by itself.
     """
     chance = random.Random(seed)
     crashes = Crashes()
@@ -47,5 +51,12 @@ async def crash(
                 yield crashes
             if cycle < cycles:
                 load = Load(crashes.ledger, chance, clients=CLIENTS)
-                load.at(chance.randrange(1, answers), server.kill)
+                load.at(chance.randrange(1, answers), partial(_kill, server, crashes))
                 await load.run(server.host, server.port)
+                assert process.poll() == -signal.SIGKILL
+
+
+def _kill(server: Server, crashes: Crashes) -> None:
+    assert server.process.poll() is None, "it has ended by itself"
+    server.kill()
+    crashes.kills += 1

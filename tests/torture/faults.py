@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -42,18 +43,53 @@ class Moment(Enum):
     UNDONE = "after SQLite rolled back by itself"
 
 
+@dataclass(eq=False)
+class Fault:
+    """What `times` statements that start with `step` meet, but for the first `skip` of each batch.
+
+    `met` is how many have met it so far.
+    """
+
+    step: str
+    times: int
+    skip: int = 0
+    before: "Callable[[_Connection], object] | None" = None
+    after: "Callable[[_Connection], object] | None" = None
+    met: int = 0
+    _seen: int = 0
+
+    def meets(self, statement: str) -> bool:
+        """Say whether this statement is to meet it, and count it."""
+        if statement.startswith("BEGIN"):
+            self._seen = 0
+        if self.times == 0 or not statement.startswith(self.step):
+            return False
+        self._seen += 1
+        if self._seen <= self.skip:
+            return False
+        self.times -= 1
+        self.met += 1
+        return True
+
+
 class Faults:
-    """The faults that the connections made after `install` meet; none unless one is set."""
+    """The faults that the connections made by `connect` meet; none unless one is set."""
 
     def __init__(self) -> None:
-        self.met = 0
-        self._step = ""
-        self._before: Callable[[_Connection], object] | None = None
-        self._after: Callable[[_Connection], object] | None = None
-        self._times = 0
+        self._set: list[Fault] = []
 
-    def fail(self, step: str, error: str, moment: Moment, *, times: int = 1) -> None:
-        """Let the next `times` statements that start with `step` raise `error`."""
+    @property
+    def met(self) -> int:
+        """How many statements have met a fault since the last `lift`."""
+        return sum(fault.met for fault in self._set)
+
+    def fail(
+        self, step: str, error: str, moment: Moment, *, times: int = 1, skip: int = 0
+    ) -> Fault:
+        """Let the next `times` statements that start with `step` raise `error`.
+
+        The first `skip` of them in each batch are done.
+        """
 
         def fail(connection: _Connection) -> None:
             if moment is Moment.UNDONE:
@@ -61,13 +97,12 @@ class Faults:
             raise sqlite_error(error)
 
         if moment is Moment.BEFORE:
-            self._set(step, times, before=fail)
-        else:
-            self._set(step, times, after=fail)
+            return self._add(Fault(step, times, skip, before=fail))
+        return self._add(Fault(step, times, skip, after=fail))
 
-    def cut(self, step: str) -> None:
+    def cut(self, step: str, *, skip: int = 0) -> Fault:
         """Let the next connection that comes to `step` be closed there, under its user's feet."""
-        self._set(step, 1, before=sqlite3.Connection.close)
+        return self._add(Fault(step, 1, skip, before=sqlite3.Connection.close))
 
     @contextmanager
     def freeze(self, step: str) -> Iterator[threading.Event]:
@@ -81,7 +116,7 @@ class Faults:
             frozen.set()
             assert thawed.wait(60)
 
-        self._set(step, 1_000_000, before=stand_still)
+        self._add(Fault(step, 1_000_000, before=stand_still))
         try:
             yield frozen
         finally:
@@ -90,25 +125,24 @@ class Faults:
 
     def spare(self) -> None:
         """Let what comes from now on work; what stands still stands still."""
-        self._times = 0
+        for fault in self._set:
+            fault.times = 0
 
     def lift(self) -> None:
         """Let everything work again."""
-        self._set("", 0)
+        self._set = []
 
     @contextmanager
     def around(self, connection: "_Connection", statement: str) -> Iterator[None]:
-        """Run a statement of `connection`, with the fault that it is to meet."""
-        before = after = None
-        if self._times > 0 and statement.lstrip().startswith(self._step):
-            before, after = self._before, self._after
-            self._times -= 1
-            self.met += 1
-        if before is not None:
-            before(connection)
+        """Run a statement of `connection`, with the faults that it is to meet."""
+        met = [fault for fault in self._set if fault.meets(statement.lstrip())]
+        for fault in met:
+            if fault.before is not None:
+                fault.before(connection)
         yield
-        if after is not None:
-            after(connection)
+        for fault in met:
+            if fault.after is not None:
+                fault.after(connection)
 
     def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:  # noqa: ANN401 - as sqlite3's
         """Connect as `sqlite3.connect` does, to a database that has these faults."""
@@ -116,15 +150,9 @@ class Faults:
         connection.faults = self
         return connection
 
-    def _set(
-        self,
-        step: str,
-        times: int,
-        before: "Callable[[_Connection], object] | None" = None,
-        after: "Callable[[_Connection], object] | None" = None,
-    ) -> None:
-        self.met = 0
-        self._step, self._times, self._before, self._after = step, times, before, after
+    def _add(self, fault: Fault) -> Fault:
+        self._set.append(fault)
+        return fault
 
 
 class _Connection(sqlite3.Connection):

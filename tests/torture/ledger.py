@@ -91,7 +91,8 @@ class Ledger:
     def check(self, stored: dict[int, Hero]) -> Verdict:
         """Compare with what is stored; what was unknown is known then.
 
-        `lost` is what was acknowledged and is not stored so; `strays` are what nobody was promised.
+        `lost` is what was acknowledged and is not stored so; `strays` are what nobody was promised,
+        or what was asked for once and is stored twice.
         """
         for change in [*self._open]:
             self.leave_unknown(change)
@@ -100,10 +101,12 @@ class Ledger:
             for hero_id, states in self.heroes.items()
             if stored.get(hero_id) not in states
         ]
+        new = {hero_id: hero for hero_id, hero in stored.items() if hero_id not in self.heroes}
+        times = Counter(new.values())
         strays = [
-            f"hero {hero_id} is {hero}, which was refused"
-            for hero_id, hero in stored.items()
-            if hero_id not in self.heroes and hero not in self._nameless
+            f"hero {hero_id} is {hero}, which was refused, or is stored twice"
+            for hero_id, hero in new.items()
+            if hero not in self._nameless or times[hero] > 1
         ]
         self._nameless.clear()
         self.heroes = {hero_id: frozenset({hero}) for hero_id, hero in stored.items()}

@@ -1,4 +1,4 @@
-"""A load of clients that create, change, delete and read heroes, and keep a ledger of it."""
+"""A load of clients that create, change, delete, read and list heroes, and keep a ledger of it."""
 
 import asyncio
 import itertools
@@ -112,7 +112,7 @@ class _Client:
             self.load.broken += 1
 
     async def _step(self, connection: Connection) -> None:
-        weights = {"create": 1 if len(self.live) > _ENOUGH else 6}
+        weights = {"create": 1 if len(self.live) > _ENOUGH else 6, "page": 1, "count": 1}
         if self.live:
             weights |= {"clash": 1, "patch": 5, "get": 2}
             weights["delete"] = 5 if len(self.live) > _ENOUGH else 2
@@ -132,7 +132,7 @@ class _Client:
         await self._expect(connection, 409, "POST", "/heroes/", refused)
 
     async def _recreate(self, connection: Connection) -> None:
-        hero_id = self._any_gone()
+        hero_id = self.gone.pop(self.load.chance.randrange(len(self.gone)))
         hero = self.load.new_hero()
         await self._change(connection, "POST", hero_id, hero, hero._asdict() | {"id": hero_id})
 
@@ -164,8 +164,33 @@ class _Client:
         if answer is not None:
             assert answer.json() == hero._asdict() | {"id": hero_id}
 
-    def _any_gone(self) -> int:
-        return self.gone.pop(self.load.chance.randrange(len(self.gone)))
+    async def _page(self, connection: Connection) -> None:
+        chance = self.load.chance
+        after, limit = chance.choice([0, *self.live, *self.gone]), chance.randrange(1, 101)
+        query = f"after={after}&limit={limit}&offset={chance.choice([0, 0, 10])}"
+        answer = await self._expect(connection, 200, "GET", f"/heroes/?{query}")
+        if answer is not None:
+            assert min(self._listed(answer, limit), default=after + 1) > after
+
+    async def _count(self, connection: Connection) -> None:
+        limit, age = self.load.chance.randrange(1, 101), self.load.chance.randrange(100)
+        query = f"min_age={age}&max_age={age + 20}&count=true&limit={limit}"
+        answer = await self._expect(connection, 200, "GET", f"/heroes/?{query}")
+        if answer is not None:
+            heroes = self._listed(answer, limit)
+            assert all(age <= hero["age"] <= age + 20 for hero in heroes.values())
+            assert len(heroes) == min(int(answer.headers["x-total-count"]), limit)
+
+    def _listed(self, answer: Answer, limit: int) -> dict[int, dict[str, Any]]:
+        """Return the heroes of a page by their ids; those of this client are what it knows."""
+        page = answer.json()
+        heroes = {hero.pop("id"): hero for hero in page}
+        assert [*heroes] == sorted(heroes)
+        assert len(heroes) == len(page) <= limit
+        assert heroes.keys().isdisjoint(self.gone)
+        for hero_id in heroes.keys() & self.live.keys():
+            assert heroes[hero_id] == self.live[hero_id]._asdict()
+        return heroes
 
     async def _expect(
         self, connection: Connection, status: int, method: str, path: str, content: object = None

@@ -16,6 +16,7 @@ from .wire import Connection, request_bytes
 
 CLIENTS = 32
 SECONDS = 5.0
+MEMORY = 1.5  # megabytes that a slow client takes at most
 _LARGE = {"name": "Deadpond", "secret_name": "?" * 10_000}
 _HEROES = 100  # a page of them has a megabyte
 _DRIP = 0.25  # seconds between two bytes that are sent, or two kilobytes that are read

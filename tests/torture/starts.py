@@ -11,6 +11,12 @@ from urllib.request import urlopen
 from tests.servers import ROOT, launching, listening
 
 PROCESSES = 8
+SCHEMA = [
+    ("table", "hero"),
+    ("index", "ix_hero_age"),
+    ("index", "ix_hero_name"),
+    ("table", "sqlite_sequence"),
+]
 
 
 class Starter:

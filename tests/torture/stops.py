@@ -20,7 +20,7 @@ class Stopped:
     """How a server ended; `verdict` takes what was not answered for refused."""
 
     status: int
-    seconds: float
+    seconds: float  # from the signal to the end of the process
     log: str
     files: set[str]
     integrity: str
@@ -38,11 +38,17 @@ async def stop(directory: Path, chance: random.Random) -> Stopped:
     """Stop a server by SIGTERM in the middle of a load, and look at what it left."""
     ledger = Ledger()
     load = Load(ledger, chance, clients=CLIENTS)
+    sent: list[float] = []
     with serving(directory) as server:
-        load.at(chance.randrange(1, 1_500), server.process.terminate)
+
+        def terminate() -> None:
+            sent.append(time.monotonic())
+            server.process.terminate()
+
+        load.at(chance.randrange(1, 1_500), terminate)
         await load.run(server.host, server.port)
-        began = time.monotonic()
         status = server.process.wait(PATIENCE)
+        [began] = sent
         seconds = time.monotonic() - began
     # What was not answered was not read, then: it must not have happened.
     ledger.refuse_unanswered()

@@ -25,6 +25,6 @@ async def test_nothing_acknowledged_is_lost_by_kill_9_in_the_middle_of_a_load(
     ended = await asyncio.gather(
         *(crash_in_a_chain(tmp_path_factory.mktemp("crash"), seed + chain) for chain in chains)
     )
-    assert [crashes.cycles for crashes in ended] == [CYCLES] * CHAINS
+    assert [(crashes.cycles, crashes.kills) for crashes in ended] == [(CYCLES, CYCLES)] * CHAINS
     tallies = [{*crashes.ledger.tally} for crashes in ended]
     assert tallies == [{"acknowledged", "refused", "unknown"}] * CHAINS

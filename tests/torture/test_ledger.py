@@ -64,6 +64,14 @@ def test_a_change_that_was_not_answered_may_be_stored_or_not() -> None:
     assert ledger_of(Change(None, B)).check({1: A, 2: B}) == ([], [])
 
 
+def test_a_create_that_was_not_answered_must_not_be_stored_twice() -> None:
+    assert len(ledger_of(Change(None, B)).check({1: A, 2: B, 3: B}).strays) == 2
+
+
+def test_a_create_that_was_acknowledged_must_not_be_stored_again() -> None:
+    assert len(ledger_of().check({1: A, 2: A}).strays) == 1
+
+
 def test_a_change_that_was_not_answered_cannot_turn_into_something_else() -> None:
     assert len(ledger_of(Change(1, B)).check({1: B._replace(age=1)}).lost) == 1
 

@@ -29,6 +29,7 @@ async def stopped(tmp_path: Path, seed: int) -> Stopped:
 def test_sigterm_under_load_is_a_clean_end(stopped: Stopped, _round: int) -> None:
     assert (stopped.status, stopped.log, stopped.integrity) == (0, "", "ok")
     assert stopped.files == {"heroes.db", "stderr"}
+    assert stopped.seconds < PATIENCE
 
 
 @pytest.mark.parametrize("_round", range(ROUNDS))

@@ -8,12 +8,6 @@ import pytest
 from . import starts
 
 ROUNDS = 10
-SCHEMA = [
-    ("table", "hero"),
-    ("index", "ix_hero_age"),
-    ("index", "ix_hero_name"),
-    ("table", "sqlite_sequence"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +22,7 @@ def test_processes_that_start_together_on_no_file_make_one_schema(
 ) -> None:
     file = tmp_path / "heroes.db"
     assert starter.start(file) == [0] * starts.PROCESSES
-    assert starts.schema(file) == SCHEMA
+    assert starts.schema(file) == starts.SCHEMA
 
 
 def test_processes_that_start_together_on_a_file_write_nothing(
@@ -43,5 +37,5 @@ def test_processes_that_start_together_on_a_file_write_nothing(
 
 def test_servers_that_start_together_on_no_file_all_serve(tmp_path: Path) -> None:
     assert starts.serve_together(tmp_path) == [0] * starts.PROCESSES
-    assert starts.schema(tmp_path / "heroes.db") == SCHEMA
+    assert starts.schema(tmp_path / "heroes.db") == starts.SCHEMA
     assert (tmp_path / "stderr").read_text() == ""

@@ -11,7 +11,7 @@ from tests.servers import Server, serving
 
 from .ledger import Ledger, stored_heroes
 from .load import Load
-from .vanish import busy, settle, vanish, warm_up
+from .vanish import busy, settle, statuses, vanish, warm_up
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
@@ -31,6 +31,7 @@ async def test_clients_that_vanish_leave_nothing_over(server: Server, seed: int)
     await vanish(server, random.Random(seed), CLIENTS)
     assert await settle(server, before) == before
     assert await busy(server) == 0
+    assert await statuses(server) == [200, 200]
 
 
 async def test_clients_that_vanish_leave_nothing_in_the_log(server: Server, seed: int) -> None:

@@ -73,6 +73,15 @@ async def busy(server: Server) -> float:
     return sum(float(line.split()[1]) for line in text.splitlines() if "lane_waiting{" in line)
 
 
+async def statuses(server: Server) -> list[int]:
+    """Return what a create and a get of its hero are answered now."""
+    async with Connection(server.host, server.port) as connection:
+        hero = Hero("after", None, "?")._asdict()
+        created = await connection.request("POST", "/heroes/", hero)
+        got = await connection.request("GET", created.headers.get("location", "/heroes/1"))
+    return [created.status, got.status]
+
+
 def held(server: Server) -> Held:
     """Return what the server holds now."""
     return Held(server.descriptors(), server.threads())

@@ -1,0 +1,125 @@
+"""The parts of the long run that measure one server: its rate, its memory, its files."""
+
+import statistics
+from pathlib import Path
+
+from . import overload as overloading
+from . import readers as reading
+from . import scans as scanning
+from . import slow as slowing
+from .report import Report
+from .soak import Soaked, soak
+
+KEPT = 0.8  # of their rate, by those who are accepted
+
+
+async def overloads(directory: Path, count: int, report: Report) -> None:
+    """Ten times the connections that fill a lane."""
+    with report.part(
+        "overloads",
+        "ten times the connections that fill a lane: refused in under a second; the accepted keep "
+        f"{KEPT:g} of their rate where the refused wait as they are told, "
+        f"and {overloading.RECOVERY:g} s after it all do",
+        count * len(overloading.REQUESTS),
+    ) as part:
+        seen: dict[str, list[overloading.Overload]] = {kind: [] for kind in overloading.REQUESTS}
+        done = 0
+        async for kind, overload in overloading.compare(directory, count):
+            seen[kind].append(overload)
+            done += 1
+            part.show(done, f"{overload.tenfold:,.0f} of {overload.bound:,.0f} {kind} a second")
+        for kind, ones in seen.items():
+            kept = statistics.median(one.tenfold / one.bound for one in ones)
+            hammered = statistics.median(one.hammered / one.bound for one in ones)
+            recovered = statistics.median(one.recovered / one.bound for one in ones)
+            slowest = max(one.slowest for one in ones)
+            slowest_hammered = max(one.slowest_hammered for one in ones)
+            refused = sum(one.refused for one in ones)
+            part.figure(
+                f"{kind}: {refused:,} refused with Retry-After, the slowest {slowest:.2f} s"
+            )
+            part.figure(f"the accepted keep {kept:.2f} of their rate")
+            part.figure(
+                f"{hammered:.2f} when the refused come back at once, "
+                f"the slowest refusal {slowest_hammered:.2f} s then"
+            )
+            part.figure(f"{recovered:.2f} after it")
+            part.demand(f"{kind} are refused", kept=refused > 0)
+            part.demand(
+                f"{kind}: a refusal in under a second", kept=max(slowest, slowest_hammered) < 1
+            )
+            part.demand(f"{kind} keep {KEPT:g} of their rate", kept=kept >= KEPT)
+            part.demand(f"{kind} are back to normal", kept=recovered >= KEPT)
+
+
+async def scans(directory: Path, count: int, report: Report) -> None:
+    """Scans beside a load of gets."""
+    rounds = 5
+    with report.part(
+        "scans", "gets keep half of their rate beside scans of the whole table", rounds
+    ) as part:
+        seen: list[scanning.Rates] = []
+        async for rates in scanning.compare(directory, count, rounds, report.seed):
+            seen.append(rates)
+            part.show(len(seen), f"{rates.beside:,.0f} of {rates.alone:,.0f} gets a second")
+        share = scanning.share(seen)
+        part.figure(f"{count:,} heroes, {sum(rates.scans for rates in seen):,} scans")
+        part.figure(f"gets keep {share:.2f} of their rate")
+        part.demand("half of their rate", kept=share >= 0.5)
+
+
+async def slow(directory: Path, count: int, report: Report) -> None:
+    """Slow senders and slow readers beside other clients."""
+    rounds = 5
+    promise = (
+        "slow senders and slow readers at most double the p99 of everyone else, "
+        f"and take {slowing.MEMORY:g} MB each at most"
+    )
+    with report.part("slow", promise, rounds) as part:
+        seen: list[slowing.Slowed] = []
+        async for slowed in slowing.compare(directory, count, rounds):
+            seen.append(slowed)
+            part.show(len(seen), f"p99 {slowed.alone:.4f} s, then {slowed.beside:.4f} s")
+        factor = slowing.factor(seen)
+        alone, beside = (statistics.median(each) for each in list(zip(*seen, strict=True))[:2])
+        memory = max(slowed.memory for slowed in seen)
+        part.figure(f"{count:,} slow clients beside {slowing.CLIENTS} others")
+        part.figure(f"p99 {1_000 * alone:.1f} ms alone, {1_000 * beside:.1f} ms beside them")
+        part.figure(f"{factor:.2f} times; {memory:.0f} MB more")
+        part.demand("p99 at most doubles", kept=factor <= 2)
+        part.demand(f"{memory:.0f} MB more", kept=memory <= slowing.MEMORY * count)
+
+
+async def readers(directory: Path, seconds: float, report: Report) -> None:
+    """A reader that stays in a transaction."""
+    with report.part(
+        "readers",
+        "a reader that stays in a transaction beside creates: "
+        f"the WAL is back within {reading.BOUND:g} MiB after it",
+        1,
+    ) as part:
+        held = await reading.hold(directory, seconds)
+        part.show(1, f"{held.creates:,} creates")
+        part.figure(f"{seconds:g} s, {held.creates:,} creates")
+        part.figure(f"WAL {held.peak:.0f} MiB at its peak, {held.after:.0f} MiB after")
+        part.demand(f"a WAL of {held.after:.0f} MiB", kept=held.after <= reading.BOUND)
+
+
+async def soaking(directory: Path, minutes: float, report: Report) -> None:
+    """A mixed load for a long time."""
+    seconds = minutes * 60
+    soaked = Soaked()
+    with report.part(
+        "soaking", "256 connections of mixed work: no error, memory grows by less than 5 %", seconds
+    ) as part:
+        shown = 0
+        async for soaked in soak(directory, report.seed, seconds):
+            shown += 1
+            part.show(shown, f"{soaked.answers:,} answers, {soaked.errors} errors")
+        part.figure(f"{minutes:g} minutes, {soaked.answers:,} answers, {soaked.errors} errors")
+        part.figure(f"memory {soaked.memory[-1]:.0f} MB, grown by {soaked.growth:.1%}")
+        part.figure(f"descriptors {sorted(soaked.descriptors)}")
+        part.demand("no error", kept=soaked.errors == 0)
+        part.demand("memory grows by less than 5 %", kept=soaked.growth < 0.05)
+        part.demand("descriptors are constant", kept=len(soaked.descriptors) == 1)
+        part.demand(f"lost: {soaked.verdict}", kept=soaked.verdict == ([], []))
