@@ -226,9 +226,9 @@ def _reset(connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolR
         # is closed.
         if state.asyncio_safe and connection.driver_connection.in_transaction:
             connection.rollback()
-    except (ValueError, sqlite3.ProgrammingError):
-        # It was closed. The pool would say so with a traceback, and replace it.
-        entry.invalidate(soft=True)
+    except (ValueError, sqlite3.Error) as error:
+        # The pool would replace it too, but with a traceback. What was closed is not closed again.
+        entry.invalidate(soft=isinstance(error, (ValueError, sqlite3.ProgrammingError)))
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
