@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from hero_api.errors import StartError
+from hero_api.wal import Committed, committed, wal_of
 
 _HEADER_FIELDS = ((16, 18), (24, 28), (28, 32), (92, 96))
 
@@ -24,7 +25,10 @@ def check_file(path: Path) -> None:
     Raises `StartError`, one line.
     """
     try:
-        _check_file(path)
+        try:
+            _check_file(path)
+        except StartError:
+            _check_file(path)  # another process may have changed it between two looks
     except OSError as error:
         raise unusable(path, error.strerror or str(error)) from error
 
@@ -41,14 +45,27 @@ def _check_file(path: Path) -> None:
         raise unusable(path, f"the directory {directory} cannot be written")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise unusable(path, "the file cannot be read and written")
+    log = _check_log(path)
     if path.exists():
-        _check_header(path)
+        _check_header(path, log)
     else:
         # An empty file is an empty database; connections never make one.
         path.touch()
 
 
-def _check_header(path: Path) -> None:
+def _check_log(path: Path) -> Committed | None:
+    """Refuse a missing or empty file beside a log that has commits: SQLite would delete the log.
+
+    Read before the file, so that another process can only have moved pages to the file meanwhile.
+    """
+    log = committed(wal_of(path))
+    if log and not (path.exists() and path.stat().st_size):
+        reason = f"it is missing or empty, and {wal_of(path)} is not; restore it, or move that away"
+        raise unusable(path, reason)
+    return log
+
+
+def _check_header(path: Path, log: Committed | None) -> None:
     """Refuse what is no SQLite file, or lacks its end (https://sqlite.org/fileformat.html)."""
     with path.open("rb") as file:
         header = file.read(100)
@@ -64,10 +81,10 @@ def _check_header(path: Path) -> None:
     )
     page_size = 65536 if page_size == 1 else page_size
     # Where there is a WAL or a journal, the end of the file may still be in it.
-    if any(_has_content(path, suffix) for suffix in ("-wal", "-journal")):
+    if _has_journal(path):
         return
-    if changes == valid_for and pages:
-        if size < page_size * pages:
+    if log or (changes == valid_for and pages):
+        if not (log.completes(size) if log else size >= page_size * pages):
             raise unusable(path, "the file lacks its end; restore a backup")
     else:
         # SQLite before 3.7 did not say how many pages there are: only a look at all of them tells.
@@ -85,9 +102,9 @@ def _check_pages(path: Path) -> None:
         raise unusable(path, f"the file is damaged or lacks its end ({reason}); restore a backup")
 
 
-def _has_content(path: Path, suffix: str) -> bool:
-    beside = path.with_name(path.name + suffix)
-    return beside.exists() and beside.stat().st_size > 0
+def _has_journal(path: Path) -> bool:
+    journal = path.with_name(f"{path.name}-journal")
+    return journal.exists() and journal.stat().st_size > 0
 
 
 def uri(path: Path, query: str = "") -> str:
@@ -108,6 +125,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     """
     if not path.is_file():
         raise StartError(f"There is no database {path}")
+    _check_log(path)
     with path.open("rb") as file:
         in_wal_mode = file.read(20)[18:] == b"\2\2"
     # SQLite would make its two files beside one that nobody uses, unless it is told so.

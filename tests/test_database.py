@@ -26,7 +26,7 @@ from hero_api.errors import StartError
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
-from .servers import ROOT, UNPRIVILEGED
+from .servers import ROOT, UNPRIVILEGED, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
@@ -428,6 +428,88 @@ async def test_a_file_that_was_truncated_by_its_last_byte_is_refused(
     assert "end" in await refusal(path)
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, sound: bytes) -> dict[str, bytes]:
+    """Return what a service of a thousand heroes and one leaves when it is killed."""
+    directory = tmp_path_factory.mktemp("killed")
+    write(directory / "heroes.db", sound)
+    with serving(directory) as server:
+        url = f"http://{server.host}:{server.port}/heroes/"
+        assert httpx.post(url, json=HERO).status_code == 200
+        server.kill()
+    left = {path.name: path.read_bytes() for path in directory.glob("heroes.db*")}
+    assert left["heroes.db"] == sound
+    assert len(left["heroes.db-wal"]) > 2 * PAGE
+    return left
+
+
+def leave(directory: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        write(directory / name, content)
+
+
+async def test_a_file_that_was_truncated_beside_a_log_is_refused_before_anything_is_written(
+    path: Path, killed: dict[str, bytes], seed: int
+) -> None:
+    chance = random.Random(seed)
+    # What is cut off is more than the log can hold.
+    largest = len(killed["heroes.db"]) - len(killed["heroes.db-wal"])
+    for size in [0, 1, 99, 100, *(chance.randrange(largest) for _ in range(100))]:
+        leave(path.parent, killed | {"heroes.db": killed["heroes.db"][:size]})
+        await refusal(path)
+
+
+async def test_a_file_that_lacks_only_what_the_log_beside_it_holds_is_served(
+    path: Path, killed: dict[str, bytes]
+) -> None:
+    # As when the end of the file was not written yet: the log has the page that the hero is on.
+    leave(path.parent, killed | {"heroes.db": killed["heroes.db"][:-1]})
+    async with running(create_app(settings_for(path))) as client:
+        page = await client.get("/heroes/?count=true")
+    assert page.headers["X-Total-Count"] == str(HEROES + 1)
+
+
+async def test_a_file_that_is_missing_beside_a_log_is_refused_and_not_made(
+    path: Path, killed: dict[str, bytes]
+) -> None:
+    leave(path.parent, killed)
+    delete(path)
+    assert "heroes.db-wal" in await refusal(path)
+
+
+async def test_a_log_without_a_commit_is_no_reason_to_refuse(
+    path: Path, killed: dict[str, bytes]
+) -> None:
+    write(path.with_name("heroes.db-wal"), killed["heroes.db-wal"][: 32 + 24 + PAGE])
+    async with running(create_app(settings_for(path))) as client:
+        assert (await client.get("/heroes/")).json() == []
+
+
+async def test_a_truncated_file_beside_a_log_without_a_commit_is_refused(
+    path: Path, killed: dict[str, bytes]
+) -> None:
+    write(path, killed["heroes.db"][:-PAGE])
+    write(path.with_name("heroes.db-wal"), killed["heroes.db-wal"][:32])
+    await refusal(path)
+
+
+async def test_a_first_start_that_was_killed_anywhere_is_begun_again(
+    tmp_path: Path, settings: Settings
+) -> None:
+    async with running(create_app(settings)):
+        left = state(tmp_path)
+    # The file is a page with no table; all of the rest is in the log.
+    assert len(left["heroes.db"]) == PAGE
+    log = left["heroes.db-wal"]
+    again = tmp_path / "again"
+    again.mkdir()
+    frames = range(32, len(log), 24 + PAGE)
+    for size in [0, 31, *(frame + more for frame in frames for more in (0, 24, PAGE)), len(log)]:
+        leave(again, {"heroes.db": left["heroes.db"], "heroes.db-wal": log[:size]})
+        async with running(create_app(settings_for(again / "heroes.db"))) as client:
+            assert (await client.post("/heroes/", json=HERO)).status_code == 200
+
+
 def without_size(content: bytes) -> bytes:
     """Return a file as SQLite before 3.7 left it: its header does not say how large it is."""
     return patched(patched(content, 92, bytes(8)), 28, bytes(4))
@@ -609,6 +691,24 @@ def test_the_command_refuses_a_file_with_a_damaged_schema_in_one_line(
 ) -> None:
     path.write_bytes(patched(sound, 100, b"\xff" * (PAGE - 100)))
     assert_does_not_start(path)
+
+
+def test_the_command_refuses_a_file_that_was_truncated_beside_a_log_in_one_line(
+    path: Path, killed: dict[str, bytes]
+) -> None:
+    leave(path.parent, killed | {"heroes.db": killed["heroes.db"][: 20 * PAGE]})
+    assert_does_not_start(path)
+
+
+def test_the_check_does_not_touch_a_log_beside_an_empty_file(
+    path: Path, killed: dict[str, bytes]
+) -> None:
+    leave(path.parent, killed | {"heroes.db": b""})
+    before = state(path.parent)
+    ended = run(path, "check")
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert state(path.parent) == before
 
 
 def test_a_read_only_file_is_refused_in_one_line(public: Path, sound: bytes) -> None:
