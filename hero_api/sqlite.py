@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import sqlite3
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import aiosqlite
-from sqlalchemy import Connection, Integer, event, inspect
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -17,11 +18,12 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolRese
 
 from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
 from hero_api.models import Hero
+from hero_api.schema import has_heroes
 from hero_api.settings import Settings
 from hero_api.sqlite_file import check_file, existing_file, identity, unusable
+from hero_api.wal import beside
 
 _OLDEST = (3, 35, 0)  # the first with RETURNING
-_COLUMNS = {"id", "name", "age", "secret_name"}
 
 logger = logging.getLogger("hero_api")
 
@@ -75,10 +77,9 @@ class SQLite:
         """
         try:
             await self._prepare()
-        except (DBAPIError, sqlite3.Error, StartError, TimeoutError) as error:
+        except (DBAPIError, sqlite3.Error, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            reason = str(cause) or "another process has locked it"
-            raise unusable(self._path, reason) from error
+            raise unusable(self._path, str(cause)) from error
 
     async def dispose(self) -> None:
         """Close every connection, the writing one last: the last one out checkpoints."""
@@ -91,8 +92,7 @@ class SQLite:
         Where another holds the file, or a batch its connection, it stays until the next start.
         """
         try:
-            pool = cast("AsyncAdaptedQueuePool", self.writer.pool)
-            if not pool.checkedout():
+            if not _is_in_use(self.writer):
                 await self._pragma("busy_timeout=0")
                 await self._pragma("wal_checkpoint(TRUNCATE)")
         except (SQLAlchemyError, sqlite3.Error, HeroError) as error:
@@ -102,7 +102,7 @@ class SQLite:
 
     async def _prepare(self) -> None:
         async with self.reader.connect() as connection:
-            exists = await connection.run_sync(_has_heroes)
+            exists = await connection.run_sync(has_heroes)
         await self._use_wal()
         if not exists:
             async with self.writer.begin() as connection:
@@ -128,8 +128,7 @@ class SQLite:
 
         They stay as long as the writing connection: what it writes into a deleted one is lost.
         """
-        names = (f"{self._path.name}{suffix}" for suffix in ("-wal", "-shm"))
-        return [identity(self._path.with_name(name)) for name in names]
+        return [identity(beside(self._path, suffix)) for suffix in ("-wal", "-shm")]
 
     def _begin(self, connection: Connection) -> None:
         self._check_identity()
@@ -150,18 +149,20 @@ class SQLite:
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.
-        async with asyncio.timeout(self._busy_timeout):
-            while True:
-                try:
-                    mode = await self._pragma("journal_mode=WAL")
-                except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                        raise
-                    await asyncio.sleep(0.01)
-                else:
-                    if mode != "wal":
-                        raise StartError("it cannot be written in WAL mode")
-                    return
+        end = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                mode = await self._pragma("journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                if time.monotonic() > end:
+                    raise StartError("another process has locked it") from error
+                await asyncio.sleep(0.01)
+            else:
+                if mode != "wal":
+                    raise StartError("it cannot be written in WAL mode")
+                return
 
     async def _pragma(self, pragma: str) -> object:
         async with self.writer.connect() as connection:
@@ -198,25 +199,8 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
     )
 
 
-def _has_heroes(connection: Connection) -> bool:
-    """Say whether there is a table of heroes; raise `StartError` for one that cannot be used."""
-    inspector = inspect(connection)
-    if not inspector.has_table("hero"):
-        return False
-    columns = {column["name"]: column for column in inspector.get_columns("hero")}
-    needed = {
-        name
-        for name, column in columns.items()
-        if not column["nullable"] and column["default"] is None
-    }
-    if not columns.keys() >= _COLUMNS or needed - _COLUMNS:
-        raise StartError(f"it has a table hero with other columns ({', '.join(sorted(columns))})")
-    key = inspector.get_pk_constraint("hero")["constrained_columns"]
-    if "hero" not in inspector.get_table_names() or key != ["id"]:
-        raise StartError("it has a hero that is no table with the primary key id")
-    if not isinstance(columns["id"]["type"], Integer):
-        raise StartError("it has a table hero whose id is no INTEGER")
-    return True
+def _is_in_use(engine: AsyncEngine) -> bool:
+    return cast("AsyncAdaptedQueuePool", engine.pool).checkedout() > 0
 
 
 def _reset(connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from hero_api.errors import StartError
-from hero_api.wal import Committed, committed, wal_of
+from hero_api.wal import Committed, beside, committed, wal_of
 
 _HEADER_FIELDS = ((16, 18), (24, 28), (28, 32), (92, 96))
 
@@ -103,7 +103,7 @@ def _check_pages(path: Path) -> None:
 
 
 def _has_journal(path: Path) -> bool:
-    journal = path.with_name(f"{path.name}-journal")
+    journal = beside(path, "-journal")
     return journal.exists() and journal.stat().st_size > 0
 
 
@@ -129,7 +129,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     with path.open("rb") as file:
         in_wal_mode = file.read(20)[18:] == b"\2\2"
     # SQLite would make its two files beside one that nobody uses, unless it is told so.
-    unused = in_wal_mode and not path.with_name(f"{path.name}-wal").exists()
+    unused = in_wal_mode and not wal_of(path).exists()
     query = f"?mode=ro&immutable={int(unused)}"
     connection = sqlite3.connect(uri(path, query), uri=True, isolation_level=None)
     try:

@@ -33,9 +33,15 @@ class _Frame(NamedTuple):
     salts: bytes
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
+    real = path.resolve()
+    return real.with_name(real.name + suffix)
+
+
 def wal_of(path: Path) -> Path:
     """Return where the log of a database is."""
-    return path.with_name(f"{path.name}-wal")
+    return beside(path, "-wal")
 
 
 def committed(wal: Path) -> Committed | None:

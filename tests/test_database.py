@@ -1,6 +1,7 @@
 """The file under the service: how it is opened, and what is done when it is not what it was."""
 
 import asyncio
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import httpx
 import pytest
@@ -26,7 +28,7 @@ from hero_api.errors import StartError
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
-from .servers import ROOT, UNPRIVILEGED, serving
+from .servers import ROOT, UNPRIVILEGED, Server, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
@@ -405,6 +407,51 @@ async def test_a_service_that_starts_anew_serves_the_replacement(
     async with running(create_app(settings)) as client:
         answer = await client.get("/heroes/?count=true")
     assert answer.headers["X-Total-Count"] == str(HEROES)
+
+
+# A link in the place of the file
+
+
+@pytest.fixture
+def link(path: Path, tmp_path: Path) -> Path:
+    """Return a link to the file from another directory."""
+    directory = tmp_path / "links"
+    directory.mkdir()
+    link = directory / "link.db"
+    path.touch()
+    link.symlink_to(path)
+    return link
+
+
+async def test_writes_are_refused_when_the_log_was_deleted_behind_a_link(
+    link: Path, path: Path
+) -> None:
+    async with running(create_app(settings_for(link))) as client:
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+        path.with_name("heroes.db-wal").unlink()
+        await assert_writes_are_refused(client)
+
+
+def test_the_log_that_a_crash_left_is_read_and_copied_through_a_link(
+    link: Path, path: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as server:
+        urlopen(created(server)).close()
+        server.process.kill()
+    assert run(link, "check").returncode == 0
+    copied = run(path, "copy", f"sqlite:///{link}", f"sqlite:///{tmp_path}/copy.db")
+    assert copied.stdout.startswith("1 heroes copied")
+
+
+def created(server: Server) -> Request:
+    """Return a request that creates a hero."""
+    address = f"http://{server.host}:{server.port}/heroes/"
+    return Request(address, json.dumps(HERO).encode(), {"Content-Type": "application/json"})
+
+
+async def test_a_service_that_waits_for_no_lock_starts(path: Path) -> None:
+    async with running(create_app(settings_for(path, busy_timeout=0))) as client:
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
 
 
 # A file that cannot be used
