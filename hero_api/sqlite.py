@@ -4,11 +4,13 @@ import asyncio
 import logging
 import sqlite3
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
-from sqlalchemy import Connection, Integer, event, inspect
+from sqlalchemy import Connection, event
 from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -16,12 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
+from hero_api.imprint import Imprint
 from hero_api.models import Hero
+from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.sqlite_file import check_file, existing_file, identity, unusable
+from hero_api.sqlite_file import beside, check_file, existing_file, identity, unusable
+from hero_api.wal import set_aside, wal_of
 
 _OLDEST = (3, 35, 0)  # the first with RETURNING
-_COLUMNS = {"id", "name", "age", "secret_name"}
 
 logger = logging.getLogger("hero_api")
 
@@ -36,6 +40,7 @@ class SQLite:
         url = existing_file(settings.url)
         self._path = settings.path
         self._identity = identity(self._path)
+        self._imprint = Imprint(self._path)
         self._busy_timeout = settings.busy_timeout
         self.writer = create_async_engine(
             url,
@@ -66,7 +71,7 @@ class SQLite:
         event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
         event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
         event.listen(self.writer.sync_engine, "begin", self._begin)
-        event.listen(self.writer.sync_engine, "reset", _reset)
+        event.listen(self.writer.sync_engine, "reset", self._reset)
 
     async def prepare(self) -> None:
         """Make the table where there is none; another schema is refused before any write.
@@ -82,32 +87,54 @@ class SQLite:
 
     async def dispose(self) -> None:
         """Close every connection, the writing one last: the last one out checkpoints."""
+        is_in_use = any(map(_is_in_use, (self.reader, self.writer)))
         await self.reader.dispose()
         await self.writer.dispose()
+        if not is_in_use:  # otherwise a connection still needs its locks
+            self._imprint.close()
 
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
         Where another holds the file, or a batch its connection, it stays until the next start.
+        Nothing of it goes into a file that is not what it was: it is kept under another name.
         """
+        kept = None
         try:
-            pool = cast("AsyncAdaptedQueuePool", self.writer.pool)
-            if not pool.checkedout():
+            if not _is_in_use(self.writer):
                 await self._pragma("busy_timeout=0")
-                await self._pragma("wal_checkpoint(TRUNCATE)")
-        except (SQLAlchemyError, sqlite3.Error, HeroError) as error:
+                if self._imprint.fits():
+                    await self._pragma("wal_checkpoint(TRUNCATE)")
+                else:
+                    kept = await self._set_aside()
+        except (SQLAlchemyError, sqlite3.Error, HeroError, OSError) as error:
             logger.warning("%s keeps its WAL until the next start: %r", self._path, error)
         finally:
             await self.dispose()
+        if kept and not self._path.stat().st_size:
+            # SQLite must not take what is left for a new database: the next start refuses it so.
+            kept.replace(wal_of(self._path))
+
+    async def _set_aside(self) -> Path | None:
+        self._check_identity()
+        self._check_beside()
+        async with self._writing() as driver:
+            await fetch(driver, "BEGIN IMMEDIATE", {})  # ends when the connection is taken back
+            if self._imprint.fits():
+                return None
+            kept = set_aside(wal_of(self._path))
+        logger.warning("%s was overwritten; what its WAL held is in %s", self._path, kept)
+        return kept
 
     async def _prepare(self) -> None:
         async with self.reader.connect() as connection:
-            exists = await connection.run_sync(_has_heroes)
+            exists = await connection.run_sync(has_heroes)
         await self._use_wal()
         if not exists:
             async with self.writer.begin() as connection:
                 table = Hero.metadata.tables["hero"]
                 await connection.run_sync(Hero.metadata.create_all, tables=[table])
+        self._imprint.take()
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""
@@ -116,20 +143,12 @@ class SQLite:
 
     def _check_beside(self, *_: object) -> None:
         """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
-        if self._beside and self._beside != self._find_beside():
+        if self._beside and self._beside != beside(self._path):
             raise ReplacedError
 
     def _forget_beside(self, *_: object) -> None:
         # SQLite has deleted them if the writing connection before this one was the last.
         self._beside = ()
-
-    def _find_beside(self) -> Sequence[object]:
-        """Return what tells SQLite's files beside the database from others.
-
-        They stay as long as the writing connection: what it writes into a deleted one is lost.
-        """
-        names = (f"{self._path.name}{suffix}" for suffix in ("-wal", "-shm"))
-        return [identity(self._path.with_name(name)) for name in names]
 
     def _begin(self, connection: Connection) -> None:
         self._check_identity()
@@ -143,10 +162,19 @@ class SQLite:
             raise BrokenError from error
         try:
             self._check_beside()
+            if not self._imprint.fits():
+                raise ReplacedError  # noqa: TRY301 - as the other check does
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
-        self._beside = self._beside or self._find_beside()
+        self._beside = self._beside or beside(self._path)
+
+    def _reset(self, connection: DBAPIConnection, *_: object) -> None:
+        """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
+        # Only a COMMIT that failed leaves a transaction open.
+        if connection.driver_connection.in_transaction:
+            connection.rollback()
+        self._imprint.follow()
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.
@@ -164,12 +192,17 @@ class SQLite:
                     return
 
     async def _pragma(self, pragma: str) -> object:
+        async with self._writing() as driver:
+            return (await fetch(driver, f"PRAGMA {pragma}", {}))[0][0]
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Give the writing connection past SQLAlchemy's transaction: pragmas cannot run in one."""
         async with self.writer.connect() as connection:
-            # Past SQLAlchemy's transaction: these two pragmas cannot run inside one.
             raw = await connection.get_raw_connection()
             driver = raw.driver_connection
             assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 - it was just connected
-            return (await fetch(driver, f"PRAGMA {pragma}", {}))[0][0]
+            yield driver
 
 
 async def fetch(
@@ -198,32 +231,8 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
     )
 
 
-def _has_heroes(connection: Connection) -> bool:
-    """Say whether there is a table of heroes; raise `StartError` for one that cannot be used."""
-    inspector = inspect(connection)
-    if not inspector.has_table("hero"):
-        return False
-    columns = {column["name"]: column for column in inspector.get_columns("hero")}
-    needed = {
-        name
-        for name, column in columns.items()
-        if not column["nullable"] and column["default"] is None
-    }
-    if not columns.keys() >= _COLUMNS or needed - _COLUMNS:
-        raise StartError(f"it has a table hero with other columns ({', '.join(sorted(columns))})")
-    key = inspector.get_pk_constraint("hero")["constrained_columns"]
-    if "hero" not in inspector.get_table_names() or key != ["id"]:
-        raise StartError("it has a hero that is no table with the primary key id")
-    if not isinstance(columns["id"]["type"], Integer):
-        raise StartError("it has a table hero whose id is no INTEGER")
-    return True
-
-
-def _reset(connection: DBAPIConnection, *_: object) -> None:
-    """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
-    # Only a COMMIT that failed leaves a transaction open.
-    if connection.driver_connection.in_transaction:
-        connection.rollback()
+def _is_in_use(engine: AsyncEngine) -> bool:
+    return cast("AsyncAdaptedQueuePool", engine.pool).checkedout() > 0
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:

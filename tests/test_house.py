@@ -16,7 +16,7 @@ MODULES = {path.stem: path for path in (ROOT / "hero_api").glob("*.py")}
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
     {"acceptor", "errors", "wal"},
-    {"settings", "models", "lane", "sql", "sqlite_file", "watch", "progress"},
+    {"settings", "models", "lane", "sql", "sqlite_file", "imprint", "schema", "watch", "progress"},
     {"coalescing", "sqlite", "postgresql", "ends"},
     {"database", "sqlite_end", "postgresql_end"},
     {"heroes", "copying"},
