@@ -5,7 +5,9 @@ import logging
 import sqlite3
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
@@ -17,11 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
 from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
+from hero_api.imprint import Imprint
 from hero_api.models import Hero
 from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.sqlite_file import check_file, existing_file, identity, unusable
-from hero_api.wal import beside
+from hero_api.sqlite_file import check_file, existing_file, identities_beside, identity, unusable
+from hero_api.wal import set_aside, wal_of
 
 _OLDEST = (3, 35, 0)  # the first with RETURNING
 
@@ -38,6 +41,7 @@ class SQLite:
         url = existing_file(settings.url)
         self._path = settings.path
         self._identity = identity(self._path)
+        self._imprint = Imprint(self._path)
         self._busy_timeout = settings.busy_timeout
         self.writer = create_async_engine(
             url,
@@ -68,7 +72,7 @@ class SQLite:
         event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
         event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
         event.listen(self.writer.sync_engine, "begin", self._begin)
-        event.listen(self.writer.sync_engine, "reset", _reset)
+        event.listen(self.writer.sync_engine, "reset", self._reset)
 
     async def prepare(self) -> None:
         """Make the table where there is none; another schema is refused before any write.
@@ -83,22 +87,44 @@ class SQLite:
 
     async def dispose(self) -> None:
         """Close every connection, the writing one last: the last one out checkpoints."""
+        is_in_use = any(map(_is_in_use, (self.reader, self.writer)))
         await self.reader.dispose()
         await self.writer.dispose()
+        if not is_in_use:  # otherwise a connection still needs its locks
+            self._imprint.close()
 
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
         Where another holds the file, or a batch its connection, it stays until the next start.
+        Nothing of it goes into a file that is not what it was: it is kept under another name.
         """
+        kept = None
         try:
             if not _is_in_use(self.writer):
                 await self._pragma("busy_timeout=0")
-                await self._pragma("wal_checkpoint(TRUNCATE)")
-        except (SQLAlchemyError, sqlite3.Error, HeroError) as error:
+                if self._imprint.fits():
+                    await self._pragma("wal_checkpoint(TRUNCATE)")
+                else:
+                    kept = await self._set_aside()
+        except (SQLAlchemyError, sqlite3.Error, HeroError, OSError) as error:
             logger.warning("%s keeps its WAL until the next start: %r", self._path, error)
         finally:
             await self.dispose()
+        if kept and not self._path.stat().st_size:
+            # SQLite must not take what is left for a new database: the next start refuses it so.
+            kept.replace(wal_of(self._path))
+
+    async def _set_aside(self) -> Path | None:
+        self._check_identity()
+        self._check_beside()
+        async with self._writing() as driver:
+            await fetch(driver, "BEGIN IMMEDIATE", {})  # ends when the connection is taken back
+            if self._imprint.fits():
+                return None
+            kept = set_aside(wal_of(self._path))
+        logger.warning("%s was overwritten; what its WAL held is in %s", self._path, kept)
+        return kept
 
     async def _prepare(self) -> None:
         async with self.reader.connect() as connection:
@@ -108,6 +134,7 @@ class SQLite:
             async with self.writer.begin() as connection:
                 table = Hero.metadata.tables["hero"]
                 await connection.run_sync(Hero.metadata.create_all, tables=[table])
+        self._imprint.take()
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""
@@ -116,19 +143,12 @@ class SQLite:
 
     def _check_beside(self, *_: object) -> None:
         """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
-        if self._beside and self._beside != self._find_beside():
+        if self._beside and self._beside != identities_beside(self._path):
             raise ReplacedError
 
     def _forget_beside(self, *_: object) -> None:
         # SQLite has deleted them if the writing connection before this one was the last.
         self._beside = ()
-
-    def _find_beside(self) -> Sequence[object]:
-        """Return what tells SQLite's files beside the database from others.
-
-        They stay as long as the writing connection: what it writes into a deleted one is lost.
-        """
-        return [identity(beside(self._path, suffix)) for suffix in ("-wal", "-shm")]
 
     def _begin(self, connection: Connection) -> None:
         self._check_identity()
@@ -142,10 +162,26 @@ class SQLite:
             raise BrokenError from error
         try:
             self._check_beside()
+            if not self._imprint.fits():
+                raise ReplacedError  # noqa: TRY301 - as the other check does
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
-        self._beside = self._beside or self._find_beside()
+        self._beside = self._beside or identities_beside(self._path)
+
+    def _reset(
+        self, connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState
+    ) -> None:
+        """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
+        try:
+            # Only a COMMIT that failed leaves a transaction open. What the garbage collector gives
+            # back is closed.
+            if state.asyncio_safe and connection.driver_connection.in_transaction:
+                connection.rollback()
+        except (ValueError, sqlite3.Error) as error:
+            # The pool would replace it too, but with a traceback. What was closed stays closed.
+            entry.invalidate(soft=isinstance(error, (ValueError, sqlite3.ProgrammingError)))
+        self._imprint.follow()
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.
@@ -165,12 +201,17 @@ class SQLite:
                 return
 
     async def _pragma(self, pragma: str) -> object:
+        async with self._writing() as driver:
+            return (await fetch(driver, f"PRAGMA {pragma}", {}))[0][0]
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Give the writing connection past SQLAlchemy's transaction: pragmas cannot run in one."""
         async with self.writer.connect() as connection:
-            # Past SQLAlchemy's transaction: these two pragmas cannot run inside one.
             raw = await connection.get_raw_connection()
             driver = raw.driver_connection
             assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 - it was just connected
-            return (await fetch(driver, f"PRAGMA {pragma}", {}))[0][0]
+            yield driver
 
 
 async def fetch(
@@ -192,27 +233,8 @@ def is_lost(_driver: aiosqlite.Connection, error: Exception) -> bool:
     return isinstance(error, BrokenError)
 
 
-def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Say whether two processes at work can corrupt a WAL database (sqlite.org/wal.html)."""
-    return (3, 7, 0) <= version < (3, 51, 3) and not any(
-        fixed <= version < (fixed[0], fixed[1] + 1) for fixed in ((3, 44, 6), (3, 50, 7))
-    )
-
-
 def _is_in_use(engine: AsyncEngine) -> bool:
     return cast("AsyncAdaptedQueuePool", engine.pool).checkedout() > 0
-
-
-def _reset(connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState) -> None:
-    """Take a connection back; the pool's own way is a turn of the driver's thread each time."""
-    try:
-        # Only a COMMIT that failed leaves a transaction open. What the garbage collector gives back
-        # is closed.
-        if state.asyncio_safe and connection.driver_connection.in_transaction:
-            connection.rollback()
-    except (ValueError, sqlite3.Error) as error:
-        # The pool would replace it too, but with a traceback. What was closed is not closed again.
-        entry.invalidate(soft=isinstance(error, (ValueError, sqlite3.ProgrammingError)))
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:

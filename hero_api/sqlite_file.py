@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import urllib.parse
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -150,3 +151,11 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def identities_beside(path: Path) -> Sequence[object]:
+    """Return what tells SQLite's files beside the database from others.
+
+    They stay as long as the writing connection: what it writes into a deleted one is lost.
+    """
+    return [identity(beside(path, suffix)) for suffix in ("-wal", "-shm")]

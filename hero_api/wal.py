@@ -5,7 +5,11 @@ a power cut tore off the end of the log counts as part of it.
 """
 
 import os
-from collections.abc import Iterator
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +37,13 @@ class _Frame(NamedTuple):
     salts: bytes
 
 
+def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
+    """Say whether two processes at work can corrupt a WAL database (sqlite.org/wal.html)."""
+    return (3, 7, 0) <= version < (3, 51, 3) and not any(
+        fixed <= version < (fixed[0], fixed[1] + 1) for fixed in ((3, 44, 6), (3, 50, 7))
+    )
+
+
 def beside(path: Path, suffix: str) -> Path:
     """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
     real = path.resolve()
@@ -46,12 +57,49 @@ def wal_of(path: Path) -> Path:
 
 def committed(wal: Path) -> Committed | None:
     """Return what the commits in the log made of the database; nothing where it has none."""
+    with _opened(wal) as file:
+        return _committed(file) if file is not None else None
+
+
+class Generation(NamedTuple):
+    """What tells a log from the one that is begun anew in its place."""
+
+    header: bytes
+    emptied: int  # when, in nanoseconds, where it is empty; otherwise 0
+
+
+def generation_of(wal: Path) -> Generation | None:
+    """Return the generation of the log; nothing where there is no log."""
+    with _opened(wal) as file:
+        if file is None:
+            return None
+        header = os.pread(file, _HEADER, 0)
+        return Generation(header, 0 if len(header) == _HEADER else os.fstat(file).st_ctime_ns)
+
+
+def holds(wal: Path, page_size: int, pages: Mapping[int, bytes]) -> bool:
+    """Say whether the log holds each of these pages, by their numbers, with this content."""
+    with _opened(wal) as file:
+        return file is not None and _holds(file, page_size, pages)
+
+
+def set_aside(wal: Path) -> Path:
+    """Empty the log, so that nothing of it is checkpointed; return where its content is now."""
+    kept = wal.with_name(f"{wal.name}.{time.strftime('%Y%m%dT%H%M%S')}")
+    shutil.copyfile(wal, kept)
+    os.truncate(wal, 0)
+    return kept
+
+
+@contextmanager
+def _opened(wal: Path) -> Iterator[int | None]:
     try:
         file = os.open(wal, os.O_RDONLY)
     except FileNotFoundError:
-        return None
+        yield None
+        return
     try:
-        return _committed(file)
+        yield file
     finally:
         os.close(file)
 
@@ -73,11 +121,28 @@ def _committed(file: int) -> Committed | None:
     return Committed(page_size, pages, frozenset(held)) if pages else None
 
 
+def _holds(file: int, page_size: int, pages: Mapping[int, bytes]) -> bool:
+    missing = dict(pages)
+    # From the end, where the newest are; what is left from before counts as well.
+    for place in reversed(_places(file, page_size)):
+        number = int.from_bytes(os.pread(file, 4, place), "big")
+        if number in missing:
+            content = os.pread(file, page_size, place + _FRAME_HEADER)
+            if content == missing[number]:
+                del missing[number]
+                if not missing:
+                    break
+    return not missing
+
+
 def _frames(file: int, page_size: int) -> Iterator[_Frame]:
     """Yield the headers of the frames that are there as a whole."""
-    length = _FRAME_HEADER + page_size
-    size = os.fstat(file).st_size
-    for place in range(_HEADER, size - length + 1, length):
+    for place in _places(file, page_size):
         header = os.pread(file, _FRAME_HEADER, place)
         page, pages = (int.from_bytes(header[start : start + 4], "big") for start in (0, 4))
         yield _Frame(page, pages, header[8:16])
+
+
+def _places(file: int, page_size: int) -> range:
+    length = _FRAME_HEADER + page_size
+    return range(_HEADER, os.fstat(file).st_size - length + 1, length)

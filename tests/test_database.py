@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -74,6 +74,10 @@ def state(directory: Path) -> dict[str, bytes]:
 
 def write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def delete(path: Path) -> None:
@@ -454,6 +458,323 @@ async def test_a_service_that_waits_for_no_lock_starts(path: Path) -> None:
         assert (await client.post("/heroes/", json=HERO)).status_code == 200
 
 
+# A file that something else than SQLite writes into while the service runs
+
+
+async def create(client: httpx.AsyncClient, count: int, **values: object) -> None:
+    answers = await asyncio.gather(
+        *(client.post("/heroes/", json=HERO | values) for _ in range(count))
+    )
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def checkpointed(path: Path) -> bytes:
+    """Return the file when all of its log was checkpointed."""
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    return read(path)
+
+
+def is_sound(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as connection:
+        return bool(connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)])
+
+
+def copy_over(source: Path, target: Path) -> None:
+    subprocess.run(["cp", source, target], check=True, timeout=60)
+
+
+@pytest.fixture
+async def alike(tmp_path: Path) -> bytes:
+    """Return the file of another service: as large and as often changed as that of `served`."""
+    directory = tmp_path / "alike"
+    directory.mkdir()
+    return await make(directory / "heroes.db", name="Another")
+
+
+async def make(path: Path, **values: object) -> bytes:
+    async with running(create_app(settings_for(path))) as client:
+        await create(client, 60, **values)
+    return read(path)
+
+
+@pytest.fixture
+async def served(settings: Settings, path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Return a client of a service with sixty heroes in its file, and one in its log."""
+    await make(path)
+    async with running(create_app(settings)) as client:
+        await create(client, 1)
+        yield client
+
+
+async def test_writes_are_refused_when_another_database_was_copied_over_the_file(
+    served: httpx.AsyncClient, path: Path, sound: bytes
+) -> None:
+    write(path, sound)
+    await assert_writes_are_refused(served)
+
+
+async def test_writes_are_refused_when_one_of_the_same_header_was_copied_over_the_file(
+    served: httpx.AsyncClient, path: Path, alike: bytes
+) -> None:
+    assert alike[:100] == read(path)[:100]
+    write(path, alike)
+    await assert_writes_are_refused(served)
+
+
+async def test_writes_are_refused_when_an_older_copy_was_copied_over_the_file(
+    served: httpx.AsyncClient, path: Path
+) -> None:
+    older = checkpointed(path)
+    await create(served, 100)
+    checkpointed(path)
+    await create(served, 1)
+    write(path, older)
+    await assert_writes_are_refused(served)
+
+
+async def test_writes_are_refused_when_an_older_copy_was_copied_over_the_file_after_a_foreign_write(
+    served: httpx.AsyncClient, path: Path
+) -> None:
+    # Copied by a process of its own: to close the file here would take SQLite's locks off it.
+    copy_over(path, path.with_name("older"))
+    by_another_process(path, LARGE, TRUNCATE)
+    await create(served, 1)
+    by_another_process(path, LARGE, TRUNCATE)
+    copy_over(path.with_name("older"), path)
+    await assert_writes_are_refused(served)
+
+
+async def test_writes_are_refused_when_the_file_was_overwritten_before_the_first_of_them(
+    settings: Settings, path: Path, tmp_path: Path, alike: bytes
+) -> None:
+    await make(path)
+    async with running(create_app(settings)) as client:
+        emptied = path.with_name("heroes.db-wal").stat().st_ctime_ns
+        clock = tmp_path / "clock"
+        while not clock.exists() or clock.stat().st_ctime_ns - emptied < 200_000_000:
+            write(clock, b"")  # until a change can be told from the start of the service
+        write(path, alike)
+        await assert_writes_are_refused(client)
+    assert read(path) == alike
+
+
+@pytest.mark.parametrize("pages", [0, 0.5, 1, 2.5, 4])
+async def test_writes_are_refused_when_the_file_was_cut_off(
+    served: httpx.AsyncClient, path: Path, pages: float
+) -> None:
+    checkpointed(path)
+    os.truncate(path, int(pages * PAGE))
+    await assert_writes_are_refused(served)
+
+
+async def test_writes_are_refused_when_a_file_that_is_all_in_its_log_was_emptied(
+    one_hero: httpx.AsyncClient, path: Path
+) -> None:
+    write(path, b"")
+    await assert_writes_are_refused(one_hero)
+
+
+async def test_a_file_that_gets_its_content_back_is_written_again(
+    served: httpx.AsyncClient, path: Path, alike: bytes
+) -> None:
+    before = read(path)
+    write(path, alike)
+    await assert_writes_are_refused(served)
+    write(path, before)
+    await create(served, 1)
+    assert (await served.get("/readyz")).status_code == 200
+    assert (await served.get("/heroes/?count=true")).headers["X-Total-Count"] == "62"
+
+
+async def test_what_was_copied_over_the_file_stays_as_it_is_and_is_served_by_the_next_service(
+    settings: Settings, path: Path, alike: bytes
+) -> None:
+    await make(path)
+    async with running(create_app(settings)) as client:
+        await create(client, 1)
+        log = path.with_name("heroes.db-wal").read_bytes()
+        write(path, alike)
+        await assert_writes_are_refused(client)
+    assert read(path) == alike
+    [kept] = path.parent.glob("heroes.db-wal.*")
+    assert kept.read_bytes() == log
+    async with running(create_app(settings)) as client:
+        assert {hero["name"] for hero in (await client.get("/heroes/")).json()} == {"Another"}
+        await create(client, 1)
+    assert is_sound(path)
+
+
+async def test_what_is_copied_over_the_file_and_not_noticed_stays_as_it_is_at_the_end(
+    settings: Settings, path: Path, alike: bytes
+) -> None:
+    await make(path)
+    async with running(create_app(settings)) as client:
+        await create(client, 1)
+        write(path, alike)
+    assert read(path) == alike
+
+
+async def test_a_file_that_was_emptied_is_no_new_database_for_the_next_service(
+    settings: Settings, path: Path
+) -> None:
+    await make(path)
+    async with running(create_app(settings)) as client:
+        await create(client, 1)
+        log = path.with_name("heroes.db-wal").read_bytes()
+        write(path, b"")
+        await assert_writes_are_refused(client)
+    assert "heroes.db-wal" in await refusal(path)
+    assert path.with_name("heroes.db-wal").read_bytes() == log
+
+
+# What SQLite and its users do to the file while the service runs
+
+
+def by_another_process(path: Path, *statements: str) -> None:
+    """Run statements as a program does that uses the file beside the service, and ends."""
+    program = (
+        "import sqlite3, sys; other = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "[other.execute(statement).fetchall() for statement in sys.argv[2:]]"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path), *statements], check=True, timeout=60)
+
+
+LARGE = "INSERT INTO hero (name, secret_name) VALUES ('Other', hex(zeroblob(100000)))"
+TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)"
+USES: dict[str, Sequence[str]] = {
+    "it writes and checkpoints": (*[LARGE] * 20, "PRAGMA wal_checkpoint(PASSIVE)"),
+    "it writes so much that the log begins anew": [LARGE] * 60,
+    "it empties the log": [TRUNCATE],
+    "it writes and empties the log, twice": (LARGE, TRUNCATE, LARGE, TRUNCATE),
+    "it checkpoints and lets the log begin anew": ["PRAGMA wal_checkpoint(RESTART)"],
+    "it deletes and compacts": (LARGE, "DELETE FROM hero WHERE id > 10", "VACUUM", TRUNCATE),
+    "it changes the schema": ("CREATE TABLE villain (id INTEGER)", "DROP TABLE villain", TRUNCATE),
+    "it reads": ["SELECT * FROM hero"],
+}
+
+
+@pytest.mark.parametrize("statements", USES.values(), ids=USES.keys())
+async def test_writes_go_on_when_another_process_uses_the_file(
+    served: httpx.AsyncClient, path: Path, statements: Sequence[str]
+) -> None:
+    for _ in range(3):
+        by_another_process(path, *statements)
+        assert (await served.get("/readyz")).status_code == 200
+        by_another_process(path, *statements)
+        await create(served, 3)
+    assert is_sound(path)
+
+
+@pytest.mark.parametrize("statements", USES.values(), ids=USES.keys())
+async def test_writes_go_on_when_another_process_uses_a_new_file(
+    client: httpx.AsyncClient, path: Path, statements: Sequence[str]
+) -> None:
+    for _ in range(2):
+        by_another_process(path, *statements)
+        await create(client, 3)
+    assert is_sound(path)
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def change_mode(path: Path) -> None:
+    path.chmod(0o600)
+
+
+def name_again(path: Path) -> None:
+    path.with_name("link").hardlink_to(path)
+
+
+def back_up(path: Path) -> None:
+    shutil.copy(path, path.with_name("backup"))
+
+
+def check(path: Path) -> None:
+    assert run(path, "check").returncode == 0
+
+
+@pytest.mark.parametrize("use", [touch, change_mode, name_again, back_up, check])
+async def test_writes_go_on_when_a_tool_uses_the_file(
+    served: httpx.AsyncClient, path: Path, use: Callable[[Path], None]
+) -> None:
+    use(path)
+    await create(served, 3)
+    assert (await served.get("/readyz")).status_code == 200
+
+
+async def test_writes_go_on_while_the_service_checkpoints_by_itself(
+    served: httpx.AsyncClient, path: Path
+) -> None:
+    before = read(path)
+    await create_megabytes(served, 12)
+    assert read(path) != before
+    await create(served, 3)
+
+
+@contextmanager
+def checkpointing(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = (
+        "import sqlite3, sys; other = sqlite3.connect(sys.argv[1], timeout=60)\n"
+        "while True: other.execute('PRAGMA wal_checkpoint(PASSIVE)').fetchall()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(path)]) as other:
+        try:
+            yield other
+        finally:
+            other.kill()
+
+
+async def test_writes_go_on_while_another_process_checkpoints_again_and_again(
+    served: httpx.AsyncClient, path: Path
+) -> None:
+    with checkpointing(path) as other:
+        for _ in range(20):
+            await create(served, 50, secret_name="?" * 2_000)
+        assert other.poll() is None
+
+
+async def test_writes_go_on_when_two_services_overlap(
+    served: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with serving(tmp_path) as server:
+            async with httpx.AsyncClient(base_url=f"http://{server.host}:{server.port}") as other:
+                for _ in range(5):
+                    await asyncio.gather(
+                        create(other, 50, secret_name="?" * 10_000),
+                        create(served, 50, secret_name="?" * 10_000),
+                    )
+            server.process.terminate()
+            assert server.process.wait(60) == 0
+        await create(served, 3)
+
+
+async def test_writes_go_on_whatever_others_do_at_random(
+    served: httpx.AsyncClient, path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    others = [
+        LARGE,
+        "UPDATE hero SET age = abs(random() % 100)",
+        "DELETE FROM hero WHERE id % 7 = 0",
+        "VACUUM",
+        *(f"PRAGMA wal_checkpoint({mode})" for mode in ("PASSIVE", "FULL", "RESTART", "TRUNCATE")),
+    ]
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for _ in range(300):
+            for statement in chance.choices(others, k=chance.randrange(4)):
+                other.execute(statement).fetchall()
+            if chance.random() < 0.2:
+                touch(path)
+            assert (await served.get("/readyz")).status_code == 200
+            if chance.random() < 0.7:
+                await create(served, chance.choice([1, 1, 9]), secret_name="?" * 5_000)
+    assert is_sound(path)
+
+
 # A file that cannot be used
 
 
@@ -514,6 +835,7 @@ async def test_a_file_that_lacks_only_what_the_log_beside_it_holds_is_served(
     async with running(create_app(settings_for(path))) as client:
         page = await client.get("/heroes/?count=true")
     assert page.headers["X-Total-Count"] == str(HEROES + 1)
+    assert is_sound(path)
 
 
 async def test_a_file_that_is_missing_beside_a_log_is_refused_and_not_made(
