@@ -6,12 +6,15 @@ begun anew meanwhile. Where it was, by another process or during a transaction, 
 the file is left to compare.
 """
 
+import fcntl
 import os
 import time
 from pathlib import Path
 
 from hero_api.wal import Generation, committed, generation_of, holds, wal_of
 
+# The bytes of which SQLite holds a lock as long as it has a file open in WAL mode.
+_SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
 _PAGES = 16  # that are compared; the first and the last are among them
 _TICK = 50_000_000  # nanoseconds in which a file may change twice and show one time of change
 
@@ -74,6 +77,14 @@ class Imprint:
             self._may_begin_anew = False
         except OSError:
             self._generation = None
+
+    def lock_out(self) -> bool:
+        """Keep others from opening the database until `close`; say whether none has it open."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, _SHARED_SIZE, _SHARED_FIRST)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the file, and so give up what locks this process has on it."""
@@ -146,6 +157,5 @@ def _can_follow(header: bytes, before: bytes) -> bool:
     changes = int.from_bytes(header[24:28], "big") - int.from_bytes(before[24:28], "big")
     return (
         header[:20] == before[:20]  # the size of a page, and that it is in WAL mode
-        and before[56:60] in {header[56:60], bytes(4)}  # the encoding, none before the first table
         and changes % 2**32 < 2**31  # the number of changes never becomes less
     )

@@ -120,7 +120,8 @@ class SQLite:
         self._check_beside()
         async with self._writing() as driver:
             await fetch(driver, "BEGIN IMMEDIATE", {})  # ends when the connection is taken back
-            if self._imprint.fits():
+            # Beside another process this one does not checkpoint when it closes.
+            if self._imprint.fits() or not self._imprint.lock_out():
                 return None
             kept = set_aside(wal_of(self._path))
         logger.warning("%s was overwritten; what its WAL held is in %s", self._path, kept)

@@ -628,6 +628,40 @@ async def test_a_file_that_was_emptied_is_no_new_database_for_the_next_service(
     assert path.with_name("heroes.db-wal").read_bytes() == log
 
 
+@contextmanager
+def opened_by_another_process(path: Path) -> Iterator[None]:
+    program = (
+        "import sqlite3, sys; other = sqlite3.connect(sys.argv[1]); "
+        "print(other.execute('SELECT count(*) FROM hero').fetchone(), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline()
+            yield
+        finally:
+            other.kill()
+
+
+async def test_the_log_is_left_to_another_process_that_has_the_overwritten_file_open(
+    settings: Settings, path: Path, alike: bytes
+) -> None:
+    await make(path)
+    wal = path.with_name("heroes.db-wal")
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(running(create_app(settings)))
+        with opened_by_another_process(path):
+            await create(client, 1)
+            log = read(wal)
+            write(path, alike)
+            await assert_writes_are_refused(client)
+            await stack.aclose()
+            assert (read(path), read(wal)) == (alike, log)
+            assert [*path.parent.glob("heroes.db-wal.*")] == []
+
+
 # What SQLite and its users do to the file while the service runs
 
 
