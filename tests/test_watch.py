@@ -32,9 +32,11 @@ def named(cluster: Cluster) -> Settings:
 
 @pytest.fixture
 async def client(named: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    async with running(create_app(named)) as client:
+    patient = named.model_copy(update={"request_timeout": SOON})
+    async with running(create_app(patient)) as client:
         assert (await client.post("/heroes/", json=HERO)).status_code == 200
-        assert (await client.get("/heroes/1")).status_code == 200
+    async with running(create_app(named)) as client:
+        await ask_until_served(client, "GET", "/heroes/1")
         yield client
 
 
