@@ -57,7 +57,7 @@ class Connections:
             await asyncio.sleep(_LOOK_EVERY)
 
     def abort_waiting(self) -> None:
-        """Close the connections whose clients are waited for, with a request under way."""
+        """Close the connections whose clients are waited for."""
         for connection in [*self.open]:
             connection.close_if_late(float("inf"))
 
