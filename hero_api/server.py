@@ -132,7 +132,7 @@ class _Server(uvicorn.Server):
         if self._acceptor:
             self._acceptor.close()
         asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
-        # It would also close a connection after the request under way, whatever was read behind it.
+        # uvicorn would close a connection after the request under way, whatever was read behind it.
         await self._connections.catch_up(_CATCH_UP)
         await super().shutdown(sockets)
 
