@@ -419,12 +419,17 @@ def test_a_head_without_end_is_refused_whatever_came_before_it(
                 response.begin()
                 response.read()
         wire.sendall(GET[:-2] + b"X: ")
-        with suppress(ConnectionError):
-            for _ in range(50):
-                wire.sendall(b"x" * MEGABYTE)
-        with wire.makefile("rb") as answer:
-            assert answer.readline().split()[1] == b"431"
+        assert refuses_more(wire)
         assert patient.memory() - memory < 10
+
+
+def refuses_more(wire: socket.socket) -> bool:
+    """Send much more of a value; return whether that is refused."""
+    with suppress(ConnectionError):
+        for _ in range(50):
+            wire.sendall(b"x" * MEGABYTE)
+    with wire.makefile("rb") as answer:
+        return answer.readline().split()[1] == b"431"
 
 
 def test_a_head_without_end_takes_no_memory_behind_a_request_under_way(patient: Server) -> None:
@@ -519,11 +524,7 @@ def test_a_trailer_without_end_is_refused(patient: Server) -> None:
     memory = patient.memory()
     with closing(connect(patient)) as wire:
         wire.sendall(POST_CHUNKED + b"0\r\nX: ")
-        with suppress(ConnectionError):
-            for _ in range(50):
-                wire.sendall(b"x" * MEGABYTE)
-        with wire.makefile("rb") as answer:
-            assert answer.readline().split()[1] == b"431"
+        assert refuses_more(wire)
     assert patient.memory() - memory < 10
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 
@@ -57,8 +57,8 @@ async def excess(creates: list[asyncio.Task[Answer]]) -> list[Answer]:
     return answers
 
 
-async def test_an_overload_is_refused_at_once_and_the_rest_is_stored(server: Server) -> None:
-    before = len(stored_heroes(server.file))
+async def overload(server: Server) -> tuple[Sequence[Answer], Sequence[Answer]]:
+    """Create more heroes at once than have room; return what was refused, and all answers."""
     async with AsyncExitStack() as stack:
         clients = await connections(stack, server)
         with write_lock(server.file):
@@ -67,6 +67,12 @@ async def test_an_overload_is_refused_at_once_and_the_rest_is_stored(server: Ser
             ]
             refused = await excess(creates)
         answers = await asyncio.gather(*creates)
+    return refused, answers
+
+
+async def test_an_overload_is_refused_at_once_and_the_rest_is_stored(server: Server) -> None:
+    before = len(stored_heroes(server.file))
+    refused, answers = await overload(server)
     assert {answer.status for answer in refused} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert all("nothing was done" in answer.json()["detail"] for answer in refused)
@@ -136,14 +142,7 @@ async def lane_is_full(client: Connection) -> None:
 
 
 async def test_an_overload_flushes_into_no_log(server: Server) -> None:
-    async with AsyncExitStack() as stack:
-        clients = await connections(stack, server)
-        with write_lock(server.file):
-            creates = [
-                asyncio.create_task(client.request("POST", "/heroes/", HERO)) for client in clients
-            ]
-            refused = await excess(creates)
-        await asyncio.gather(*creates)
+    refused, _ = await overload(server)
     assert {answer.status for answer in refused} == {503}
     assert server.log.read_text() == ""
 
