@@ -6,7 +6,6 @@ sends behind it. This protocol wraps uvicorn's, and asks it how far a request ha
 
 import asyncio
 import random
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -25,17 +24,14 @@ class Connections:
     A client may take `timeout` seconds to send a request, and as long to read an answer.
     """
 
-    def __init__(self, parser: Callable[..., Parser], timeout: float) -> None:
+    def __init__(self, timeout: float) -> None:
         self.open: set[Connection] = set()
-        self._parser = parser
         self._timeout = timeout
 
     def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
         """Make the protocol of a new connection."""
         connection = Connection(self.open)
-        connection.parser = self._parser(
-            app_state=app_state | {"connection": connection}, **options
-        )
+        connection.parser = Parser(app_state=app_state | {"connection": connection}, **options)
         return connection
 
     async def sweep(self) -> None:

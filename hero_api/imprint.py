@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-from hero_api.wal import Generation, committed, generation_of, holds, wal_of
+from hero_api.wal import Generation, committed, generation_of, holds, page_size_of, wal_of
 
 # The bytes of which SQLite holds a lock as long as it has a file open in WAL mode.
 _SHARED_FIRST, _SHARED_SIZE = 0x4000_0002, 510
@@ -35,7 +35,7 @@ class Imprint:
 
     def take(self) -> None:
         """Remember the file as it is now."""
-        self._page_size = _page_size(self._read_header())
+        self._page_size = page_size_of(self._read_header())
         self._remember(generation_of(self._wal), os.fstat(self._file))
 
     def fits(self) -> bool:
@@ -145,11 +145,6 @@ class Imprint:
 
 def _signature(status: os.stat_result) -> object:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _page_size(header: bytes) -> int:
-    size = int.from_bytes(header[16:18], "big")
-    return 65536 if size == 1 else size
 
 
 def _can_follow(header: bytes, before: bytes) -> bool:

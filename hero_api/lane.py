@@ -160,8 +160,9 @@ class Lane(Generic[S, Item, R]):
             answers = await self._perform(session, batch)
         except Exception as error:  # noqa: BLE001 - it is handed to the callers
             await _give_up(session)
-            if len(batch) == 1 or isinstance(from_database(error), UnavailableError):
-                self._report(error, from_database(error), len(batch))
+            told = from_database(error)
+            if len(batch) == 1 or isinstance(told, UnavailableError):
+                self._report(error, told, len(batch))
                 for call in batch:
                     call.fail(from_database(error))
             else:

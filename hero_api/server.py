@@ -20,7 +20,6 @@ from hero_api.arrival import ArrivalNotice
 from hero_api.coalescing import Lanes
 from hero_api.connection import Connections
 from hero_api.errors import StartError
-from hero_api.parser import Parser
 from hero_api.settings import Settings
 from hero_api.wal import has_wal_reset_fault
 from hero_api.workers import Worker, stop_signals, supervise
@@ -60,7 +59,7 @@ def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Work
 async def _serve(
     app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
 ) -> None:
-    connections = Connections(Parser, settings.client_timeout)
+    connections = Connections(settings.client_timeout)
     config = uvicorn.Config(
         ArrivalNotice(app),
         ws="none",

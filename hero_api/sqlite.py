@@ -23,8 +23,8 @@ from hero_api.imprint import Imprint
 from hero_api.models import Hero
 from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.sqlite_file import check_file, existing_file, identities_beside, identity, unusable
-from hero_api.wal import set_aside, wal_of
+from hero_api.sqlite_file import check_file, existing_file, identity, unusable
+from hero_api.wal import beside, set_aside, wal_of
 
 _OLDEST = (3, 35, 0)  # the first with RETURNING
 
@@ -43,20 +43,14 @@ class SQLite:
         self._identity = identity(self._path)
         self._imprint = Imprint(self._path)
         self._busy_timeout = settings.busy_timeout
-        self.writer = create_async_engine(
-            url,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=settings.request_timeout,
-            pool_reset_on_return=None,
-        )
+        both: dict[str, Any] = {"max_overflow": 0, "pool_timeout": settings.request_timeout}
+        self.writer = create_async_engine(url, pool_size=1, pool_reset_on_return=None, **both)
         self.reader = create_async_engine(
             url,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_size=settings.read_connections,
-            max_overflow=0,
-            pool_timeout=settings.request_timeout,
+            **both,
         )
         pragmas = [
             f"busy_timeout={int(settings.busy_timeout * 1000)}",
@@ -66,6 +60,8 @@ class SQLite:
         ]
         _set_on_connect(self.writer, pragmas)
         _set_on_connect(self.reader, [*pragmas, "query_only=ON"])
+        # They stay as long as the writing connection: what it writes into a deleted one is lost.
+        self._own_files = [beside(self._path, suffix) for suffix in ("-wal", "-shm")]
         self._beside: Sequence[object] = ()
         for engine in (self.writer, self.reader):
             event.listen(engine.sync_engine, "do_connect", self._check_identity)
@@ -144,7 +140,7 @@ class SQLite:
 
     def _check_beside(self, *_: object) -> None:
         """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
-        if self._beside and self._beside != identities_beside(self._path):
+        if self._beside and self._beside != [*map(identity, self._own_files)]:
             raise ReplacedError
 
     def _forget_beside(self, *_: object) -> None:
@@ -168,7 +164,7 @@ class SQLite:
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
-        self._beside = self._beside or identities_beside(self._path)
+        self._beside = self._beside or [*map(identity, self._own_files)]
 
     def _reset(
         self, connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState

@@ -3,16 +3,15 @@
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import URL
 
 from hero_api.errors import StartError
-from hero_api.wal import Committed, beside, committed, wal_of
+from hero_api.wal import Committed, beside, committed, page_size_of, wal_of
 
-_HEADER_FIELDS = ((16, 18), (24, 28), (28, 32), (92, 96))
+_HEADER_FIELDS = ((24, 28), (28, 32), (92, 96))
 
 
 def unusable(path: Path, reason: str) -> StartError:
@@ -77,10 +76,10 @@ def _check_header(path: Path, log: Committed | None) -> None:
         raise unusable(path, "it is not a SQLite database")
     if max(header[18], header[19]) > 2:  # noqa: PLR2004 - 1 is a rollback journal, 2 is WAL
         raise unusable(path, "it was written by a SQLite of the future")
-    page_size, changes, pages, valid_for = (
+    page_size = page_size_of(header)
+    changes, pages, valid_for = (
         int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
     )
-    page_size = 65536 if page_size == 1 else page_size
     # Where there is a WAL or a journal, the end of the file may still be in it.
     if _has_journal(path):
         return
@@ -151,11 +150,3 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def identities_beside(path: Path) -> Sequence[object]:
-    """Return what tells SQLite's files beside the database from others.
-
-    They stay as long as the writing connection: what it writes into a deleted one is lost.
-    """
-    return [identity(beside(path, suffix)) for suffix in ("-wal", "-shm")]

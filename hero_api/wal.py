@@ -44,6 +44,12 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
     )
 
 
+def page_size_of(header: bytes) -> int:
+    """Return the size of a database's pages, as the header of its file says it."""
+    size = int.from_bytes(header[16:18], "big")
+    return 65536 if size == 1 else size
+
+
 def beside(path: Path, suffix: str) -> Path:
     """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
     real = path.resolve()

@@ -21,7 +21,6 @@ from uvicorn.server import ServerState
 
 from hero_api.arrival import ArrivalNotice
 from hero_api.connection import Connections
-from hero_api.parser import Parser
 
 from .servers import Server, serving
 
@@ -488,7 +487,7 @@ async def answer_on(transport: asyncio.Transport, messages: list[Message]) -> No
     async def send(_message: Message) -> None: ...
 
     options = {"config": Config(app), "server_state": ServerState()}
-    connection = Connections(Parser, TIMEOUT)(app_state={}, **options)
+    connection = Connections(TIMEOUT)(app_state={}, **options)
     connection.connection_made(transport)
     scope = {"type": "http", "method": "GET", "state": {"connection": connection}}
     await ArrivalNotice(app)(scope, receive, send)

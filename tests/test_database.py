@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -498,12 +498,18 @@ async def make(path: Path, **values: object) -> bytes:
     return read(path)
 
 
-@pytest.fixture
-async def served(settings: Settings, path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Return a client of a service with sixty heroes in its file, and one in its log."""
+@asynccontextmanager
+async def service(settings: Settings, path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client of a service with sixty heroes in its file, and one in its log."""
     await make(path)
     async with running(create_app(settings)) as client:
         await create(client, 1)
+        yield client
+
+
+@pytest.fixture
+async def served(settings: Settings, path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with service(settings, path) as client:
         yield client
 
 
@@ -590,9 +596,7 @@ async def test_a_file_that_gets_its_content_back_is_written_again(
 async def test_what_was_copied_over_the_file_stays_as_it_is_and_is_served_by_the_next_service(
     settings: Settings, path: Path, alike: bytes
 ) -> None:
-    await make(path)
-    async with running(create_app(settings)) as client:
-        await create(client, 1)
+    async with service(settings, path) as client:
         log = path.with_name("heroes.db-wal").read_bytes()
         write(path, alike)
         await assert_writes_are_refused(client)
@@ -608,9 +612,7 @@ async def test_what_was_copied_over_the_file_stays_as_it_is_and_is_served_by_the
 async def test_what_is_copied_over_the_file_and_not_noticed_stays_as_it_is_at_the_end(
     settings: Settings, path: Path, alike: bytes
 ) -> None:
-    await make(path)
-    async with running(create_app(settings)) as client:
-        await create(client, 1)
+    async with service(settings, path):
         write(path, alike)
     assert read(path) == alike
 
@@ -618,9 +620,7 @@ async def test_what_is_copied_over_the_file_and_not_noticed_stays_as_it_is_at_th
 async def test_a_file_that_was_emptied_is_no_new_database_for_the_next_service(
     settings: Settings, path: Path
 ) -> None:
-    await make(path)
-    async with running(create_app(settings)) as client:
-        await create(client, 1)
+    async with service(settings, path) as client:
         log = path.with_name("heroes.db-wal").read_bytes()
         write(path, b"")
         await assert_writes_are_refused(client)
