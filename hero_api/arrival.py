@@ -26,12 +26,5 @@ class ArrivalNotice:
         has_body = scope["method"] in {"POST", "PATCH"}  # that is read
         try:
             await self.app(scope, receive_and_note if has_body else receive, send)
-        except RuntimeError:
-            if not connection.is_closed:
-                raise
-            # uvloop raises it for an answer to a client that has just left: uvicorn learns that
-            # a turn later, and would log a traceback until then.
-            while (await receive())["type"] != "http.disconnect":
-                pass
         finally:
             connection.request_ended(overloaded="overloaded" in scope["state"])

@@ -9,6 +9,7 @@ import random
 from http import HTTPStatus
 from typing import Any, cast
 
+from hero_api.cork import Cork
 from hero_api.parser import Parser, Place
 
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
@@ -78,11 +79,6 @@ class Connection(asyncio.Protocol):
         self._sends_since: float | None = None
 
     @property
-    def is_closed(self) -> bool:
-        """Whether the connection is closed, or about to be."""
-        return self._transport is None or self._transport.is_closing()
-
-    @property
     def is_behind(self) -> bool:
         """Whether requests were read that wait for others."""
         return self._under_way > 1 or (bool(self._held) and self._is_busy())
@@ -96,7 +92,7 @@ class Connection(asyncio.Protocol):
         return self._is_resting or (self._under_way > 0 and self.parser.place is not Place.BODY)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self._transport = Cork(cast("asyncio.Transport", transport))
         self._receives_since = self._time()
         self._connections.add(self)
         self.parser.connection_made(self._transport)
@@ -121,7 +117,9 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # What has arrived is answered, for a client that has only ended its own side.
         self._at_end = self._is_busy()
-        return self._at_end
+        if not self._at_end and self._transport:
+            self._transport.close()
+        return True
 
     def pause_writing(self) -> None:
         self._sends_since = self._time()

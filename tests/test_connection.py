@@ -15,12 +15,6 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
-from starlette.types import Message, Receive, Scope, Send
-from uvicorn import Config
-from uvicorn.server import ServerState
-
-from hero_api.arrival import ArrivalNotice
-from hero_api.connection import Connections
 
 from .servers import Server, serving
 
@@ -461,47 +455,6 @@ def test_clients_that_leave_before_they_are_taken_in_are_neither_answered_nor_lo
     patient.process.send_signal(signal.SIGCONT)
     assert serves(patient)
     assert log_size(patient) == before
-
-
-class _Transport(asyncio.Transport):
-    def __init__(self, *, closes: bool) -> None:
-        super().__init__()
-        self._closes = closes
-
-    def is_closing(self) -> bool:
-        return self._closes
-
-    def is_reading(self) -> bool:
-        return True
-
-
-async def answer_on(transport: asyncio.Transport, messages: list[Message]) -> None:
-    """Let an application answer as uvloop has it when the client has just left."""
-
-    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise RuntimeError("the handler is closed")
-
-    async def receive() -> Message:
-        return messages.pop(0)
-
-    async def send(_message: Message) -> None: ...
-
-    options = {"config": Config(app), "server_state": ServerState()}
-    connection = Connections(TIMEOUT)(app_state={}, **options)
-    connection.connection_made(transport)
-    scope = {"type": "http", "method": "GET", "state": {"connection": connection}}
-    await ArrivalNotice(app)(scope, receive, send)
-
-
-async def test_an_answer_to_a_client_that_has_just_left_is_no_error() -> None:
-    messages: list[Message] = [{"type": "http.request"}, {"type": "http.disconnect"}]
-    await answer_on(_Transport(closes=True), messages)
-    assert messages == []
-
-
-async def test_an_answer_that_fails_for_another_reason_is_an_error() -> None:
-    with pytest.raises(RuntimeError):
-        await answer_on(_Transport(closes=False), [])
 
 
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
