@@ -1,7 +1,8 @@
 """A client's connection: closed when the client takes too long, or sends too long a head.
 
-uvicorn has no deadline for receiving a request, no bound on its head, and none on what a client
-sends behind it. This protocol wraps uvicorn's, and asks it how far a request has arrived.
+uvicorn has no deadline for receiving a request, no bound on its head, none on what a client sends
+behind it, and begins all requests at once. This protocol wraps uvicorn's, and asks it how far a
+request has arrived.
 """
 
 import asyncio
@@ -10,8 +11,11 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from hero_api.cork import Cork
+from hero_api.entrance import Entrance
 from hero_api.parser import Parser, Place
 
+# What reads waits at the entrance. What writes does not: the more share a sync, the better.
+_READS = b"GET "
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
 _MAX_HEAD = 65_536  # bytes
 _LOOK_EVERY = 0.01  # seconds
@@ -22,16 +26,18 @@ _REST = 0.3, 0.6  # seconds that a client is not listened to when it came back s
 class Connections:
     """The open connections of a server: what makes its protocols, as uvicorn has it.
 
-    A client may take `timeout` seconds to send a request, and as long to read an answer.
+    A client may take `timeout` seconds to send a request, as long to read an answer, and as long
+    until it asks again.
     """
 
     def __init__(self, timeout: float) -> None:
         self.open: set[Connection] = set()
+        self._entrance = Entrance()
         self._timeout = timeout
 
     def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
         """Make the protocol of a new connection."""
-        connection = Connection(self.open)
+        connection = Connection(self.open, self._entrance)
         connection.parser = Parser(app_state=app_state | {"connection": connection}, **options)
         return connection
 
@@ -64,8 +70,10 @@ class Connection(asyncio.Protocol):
 
     parser: Parser
 
-    def __init__(self, connections: "set[Connection]") -> None:
+    def __init__(self, connections: "set[Connection]", entrance: Entrance) -> None:
         self._connections = connections
+        self._entrance = entrance
+        self._is_outside = False
         self._time = asyncio.get_running_loop().time
         self._transport: asyncio.Transport | None = None
         self._held = bytearray()
@@ -88,8 +96,10 @@ class Connection(asyncio.Protocol):
         return self.parser.requests - self._answered
 
     def _is_busy(self) -> bool:
-        """Say whether what arrives has to wait: behind a request, or because the client rests."""
-        return self._is_resting or (self._under_way > 0 and self.parser.place is not Place.BODY)
+        """Say whether what arrives has to wait: for room, a rest, or the request before it."""
+        if self._is_outside or self._is_resting:
+            return True
+        return self._under_way > 0 and self.parser.place is not Place.BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = Cork(cast("asyncio.Transport", transport))
@@ -99,6 +109,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
+        self._entrance.leave(self)
         self._transport = None
         self._held.clear()
         self.parser.connection_lost(exc)
@@ -108,11 +119,24 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.parser.is_lost:
             return
+        is_new = not self._under_way and self.parser.place is Place.BETWEEN
+        if is_new:
+            self._receives_since = None
         if len(data) > _SLICE or self._held or self._is_busy():
             self._held += data
             self._feed()
+        elif is_new and data.startswith(_READS) and not self._entrance.enter(self):
+            self._is_outside = True
+            self._held += data
         else:
             self._pass_on(data)
+
+    def begin(self) -> None:
+        """Take what was held back, now that there is room."""
+        self._is_outside = False
+        data = bytes(self._held)
+        self._held.clear()
+        self.data_received(data)
 
     def eof_received(self) -> bool:
         # What has arrived is answered, for a client that has only ended its own side.
@@ -160,8 +184,10 @@ class Connection(asyncio.Protocol):
         if overloaded:
             self._refuse_again()
         self._receives_since = None
-        if self.parser.place is not Place.BETWEEN:
-            self._time_client()
+        self._time_client()
+        if self.parser.place is Place.BETWEEN and not self._under_way:
+            self.parser.forget()
+            self._entrance.leave(self)
         if self.parser.is_lost and not self._under_way:
             transport.close()
         elif self._held or self._at_end or self._is_busy() or not transport.is_reading():

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import deque
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +24,9 @@ class Place(Enum):
 class Parser(HttpToolsProtocol):
     """Notes what httptools calls as it parses: nobody else knows for sure where a message ends."""
 
+    # With these in its dict, the dict would be of a larger and slower kind.
+    __slots__ = ("_cycles", "_tail", "is_lost", "place", "progress", "requests")
+
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
         self.place = Place.BETWEEN
@@ -32,7 +34,7 @@ class Parser(HttpToolsProtocol):
         self.progress = 0  # counts these, and pieces of bodies
         self.is_lost = False  # a request leaves the protocol: nobody knows what follows it
         self._tail = b""
-        self._cycles: deque[RequestResponseCycle] = deque()
+        self._cycles: list[RequestResponseCycle] = []
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived, with a header `Upgrade` renamed to `Upgraded`.
@@ -69,8 +71,7 @@ class Parser(HttpToolsProtocol):
         self.progress += 1
         self.is_lost = self.parser.should_upgrade()
         super().on_headers_complete()
-        while self._cycles and self._cycles[0].response_complete:
-            self._cycles.popleft()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
         # Or uvicorn would add a body's trailers to the headers that the application sees.
         self.headers = []
@@ -84,6 +85,22 @@ class Parser(HttpToolsProtocol):
         """Take note that a request has arrived."""
         self.place = Place.BETWEEN
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on, without the timer that uvicorn starts here: idle connections are swept."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+
+    def forget(self) -> None:
+        """Let go of the last request: of a thousand idle connections each would keep its own."""
+        self._cycles.clear()
+        # As before the first one.
+        self.cycle = None  # type: ignore[assignment]
+        self.scope = None  # type: ignore[assignment]
+        self.headers = []
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else."""

@@ -79,8 +79,8 @@ class Settings(BaseSettings):
         default=20.0,
         gt=0,
         le=3600,
-        description="seconds that a client may take to send a request, or to read its answer; "
-        "then the connection is closed",
+        description="seconds that a client may take to send a request, to read its answer, or "
+        "until it sends the next one; then the connection is closed",
     )
     token: SecretStr | None = Field(
         default=None,

@@ -9,12 +9,20 @@ import socket
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
+
+from hero_api.arrival import ArrivalNotice
+from hero_api.connection import Connection, Connections
 
 from .servers import Server, serving
 
@@ -178,14 +186,16 @@ def test_a_client_that_sends_half_a_body_behind_another_request_is_closed_at_the
         assert b"200 OK" in read_to_the_end(wire)
 
 
-async def test_connections_that_are_not_used_after_an_answer_are_closed(impatient: Server) -> None:
+async def test_connections_that_are_not_used_after_an_answer_are_closed_at_the_deadline(
+    impatient: Server,
+) -> None:
     async def wait(sent: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(impatient.host, impatient.port)
         writer.write(sent)
         with closing(writer):
             return await reader.read()
 
-    async with asyncio.timeout(UNTOUCHED):
+    async with asyncio.timeout(PATIENCE):
         answers = await asyncio.gather(
             wait(GET), wait(GET + GET[:-2]), wait(PUT + HERO), wait(PUT + HERO[:10])
         )
@@ -455,6 +465,64 @@ def test_clients_that_leave_before_they_are_taken_in_are_neither_answered_nor_lo
     patient.process.send_signal(signal.SIGCONT)
     assert serves(patient)
     assert log_size(patient) == before
+
+
+class _Transport(asyncio.Transport):
+    is_aborted = False
+
+    def write(self, data: object) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def is_reading(self) -> bool:
+        return True
+
+
+async def answered_once(app: ASGIApp) -> tuple[Connection, _Transport]:
+    """Return a connection of this process on which one request was answered."""
+    state, transport = ServerState(), _Transport()
+    config = Config(ArrivalNotice(app))
+    connection = Connections(TIMEOUT)(config=config, server_state=state, app_state={})
+    assert isinstance(connection, Connection)
+    connection.connection_made(transport)
+    connection.data_received(GET)
+    await asyncio.gather(*state.tasks)
+    return connection, transport
+
+
+async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body"})
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
+    bodies: list[weakref.ref[Any]] = []
+
+    async def answer_and_note(scope: Scope, receive: Receive, send: Send) -> None:
+        bodies.append(weakref.ref(cast("Any", receive).__self__))  # uvicorn's request
+        await answer(scope, receive, send)
+
+    connection, _ = await answered_once(answer_and_note)
+    assert [body() for body in bodies] == [None]
+    connection.connection_lost(None)
+
+
+async def test_the_time_of_a_request_begins_when_it_does_however_long_its_client_was_idle() -> None:
+    connection, transport = await answered_once(answer)
+    time = asyncio.get_running_loop().time
+    await asyncio.sleep(0.001)
+    begins = time()
+    connection.data_received(GET[:-2])
+    connection.close_if_late(begins)
+    assert not transport.is_aborted
+    connection.close_if_late(float("inf"))
+    assert transport.is_aborted
 
 
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
