@@ -11,11 +11,9 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from hero_api.cork import Cork
-from hero_api.entrance import Entrance
+from hero_api.entrance import Entrance, is_get
 from hero_api.parser import Parser, Place
 
-# What reads waits at the entrance. What writes does not: the more share a sync, the better.
-_READS = b"GET "
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
 _MAX_HEAD = 65_536  # bytes
 _LOOK_EVERY = 0.01  # seconds
@@ -120,12 +118,12 @@ class Connection(asyncio.Protocol):
         if self.parser.is_lost:
             return
         is_new = not self._under_way and self.parser.place is Place.BETWEEN
-        if is_new:
+        if is_new and not data.isspace():
             self._receives_since = None
         if len(data) > _SLICE or self._held or self._is_busy():
             self._held += data
             self._feed()
-        elif is_new and data.startswith(_READS) and not self._entrance.enter(self):
+        elif is_new and is_get(data) and not self._entrance.enter(self):
             self._is_outside = True
             self._held += data
         else:
@@ -151,6 +149,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._sends_since = None
+        if self._receives_since is not None:
+            self._receives_since = self._time()
         self.parser.resume_writing()
 
     def close_if_late(self, latest: float) -> None:
@@ -185,9 +185,10 @@ class Connection(asyncio.Protocol):
             self._refuse_again()
         self._receives_since = None
         self._time_client()
-        if self.parser.place is Place.BETWEEN and not self._under_way:
-            self.parser.forget()
+        if not self._under_way:
             self._entrance.leave(self)
+            if self.parser.place is Place.BETWEEN:
+                self.parser.forget()
         if self.parser.is_lost and not self._under_way:
             transport.close()
         elif self._held or self._at_end or self._is_busy() or not transport.is_reading():
@@ -227,8 +228,8 @@ class Connection(asyncio.Protocol):
             self._is_full = True
 
     def _time_client(self) -> None:
-        """Know since when the client is waited for, if it is: not where a request is under way."""
-        if self._under_way and self.parser.place is not Place.BODY:
+        """Know since when the client is waited for, if it is."""
+        if self._is_busy():
             self._receives_since = None
         elif self._receives_since is None:
             self._receives_since = self._time()
@@ -243,4 +244,5 @@ class Connection(asyncio.Protocol):
 
     def _listen_again(self) -> None:
         self._is_resting = False
+        self._time_client()
         self._feed()

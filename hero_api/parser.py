@@ -88,7 +88,7 @@ class Parser(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Go on, without the timer that uvicorn starts here: idle connections are swept."""
-        if self.pipeline or self.transport.is_closing():
+        if self.pipeline or self.transport.is_closing():  # where it starts none
             super().on_response_complete()
         else:
             self.server_state.total_requests += 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -37,6 +37,7 @@ HERO = json.dumps({"name": "Deadpond", "secret_name": "Dive Wilson"}).encode()
 LARGE = {"name": "Deadpond", "secret_name": "?" * 10_000}
 PAGE = 1_000_000  # bytes of a page of a hundred such heroes, at the least
 MEGABYTE = 1_000_000
+ROOM = 64  # gets that are begun at a time
 
 
 def head(line: str, *fields: str) -> bytes:
@@ -45,6 +46,7 @@ def head(line: str, *fields: str) -> bytes:
 
 
 GET = head("GET /livez")
+GET_HERO = head("GET /heroes/1")
 GET_PAGE = head("GET /heroes/")
 POST = head("POST /heroes/", JSON, f"Content-Length: {len(HERO)}")
 POST_CHUNKED = head("POST /heroes/", JSON, "Transfer-Encoding: chunked")
@@ -467,62 +469,198 @@ def test_clients_that_leave_before_they_are_taken_in_are_neither_answered_nor_lo
     assert log_size(patient) == before
 
 
+# Connections of this process
+
+
 class _Transport(asyncio.Transport):
-    is_aborted = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_closed = False
+        self._is_reading = True
 
     def write(self, data: object) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.is_closed = True
 
     def abort(self) -> None:
-        self.is_aborted = True
+        self.is_closed = True
 
     def is_closing(self) -> bool:
-        return self.is_aborted
+        return self.is_closed
 
     def is_reading(self) -> bool:
-        return True
+        return self._is_reading
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+
+    def resume_reading(self) -> None:
+        self._is_reading = True
 
 
-async def answered_once(app: ASGIApp) -> tuple[Connection, _Transport]:
-    """Return a connection of this process on which one request was answered."""
-    state, transport = ServerState(), _Transport()
-    config = Config(ArrivalNotice(app))
-    connection = Connections(TIMEOUT)(config=config, server_state=state, app_state={})
-    assert isinstance(connection, Connection)
-    connection.connection_made(transport)
-    connection.data_received(GET)
-    await asyncio.gather(*state.tasks)
-    return connection, transport
+class Crowd:
+    """Connections of this process, to an application that answers from `answering` on."""
+
+    def __init__(self) -> None:
+        self.begun: list[Scope] = []
+        self.requests: list[weakref.ref[Any]] = []  # uvicorn's objects
+        self.answering = asyncio.Event()
+        self._state = ServerState()
+        self._config = Config(ArrivalNotice(self._answer), access_log=False)
+        self._connections = Connections(TIMEOUT)
+
+    def connect(self) -> tuple[Connection, _Transport]:
+        made = self._connections(config=self._config, server_state=self._state, app_state={})
+        assert isinstance(made, Connection)
+        transport = _Transport()
+        made.connection_made(transport)
+        return made, transport
+
+    async def send(self, *pieces: bytes) -> tuple[Connection, _Transport]:
+        """Send something on a new connection, and let begin what does begin."""
+        connection, transport = self.connect()
+        for piece in pieces:
+            connection.data_received(piece)
+        await asyncio.sleep(0)
+        return connection, transport
+
+    async def answer(self) -> None:
+        """Answer everything."""
+        self.answering.set()
+        while self._state.tasks:
+            await asyncio.gather(*self._state.tasks)
+            await asyncio.sleep(0)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun.append(scope)
+        self.requests.append(weakref.ref(cast("Any", receive).__self__))
+        await self.answering.wait()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
 
 
-async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200})
-    await send({"type": "http.response.body"})
+@pytest.fixture
+async def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    """A crowd whose requests are passed over by nobody."""
+    monkeypatch.setattr("hero_api.entrance._PATIENCE", UNTOUCHED)
+    return Crowd()
 
 
-async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
-    bodies: list[weakref.ref[Any]] = []
+@pytest.fixture
+async def full(crowd: Crowd) -> Crowd:
+    """A crowd that has as many gets under way as are begun at a time."""
+    for _ in range(ROOM):
+        await crowd.send(GET_HERO)
+    assert len(crowd.begun) == ROOM
+    return crowd
 
-    async def answer_and_note(scope: Scope, receive: Receive, send: Send) -> None:
-        bodies.append(weakref.ref(cast("Any", receive).__self__))  # uvicorn's request
-        await answer(scope, receive, send)
 
-    connection, _ = await answered_once(answer_and_note)
-    assert [body() for body in bodies] == [None]
+async def test_gets_begin_when_others_were_answered(full: Crowd) -> None:
+    await full.send(GET_HERO)
+    await full.send(GET_HERO)
+    assert len(full.begun) == ROOM
+    await full.answer()
+    assert len(full.begun) == ROOM + 2
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[GET], [GET_PAGE], [POST_HERO], [GET_HERO[:-2], GET_HERO[-2:]], [head("DELETE /heroes/1")]],
+)
+async def test_what_is_no_get_does_not_wait_for_gets(full: Crowd, pieces: list[bytes]) -> None:
+    await full.send(*pieces)
+    assert len(full.begun) == ROOM + 1
+    await full.answer()
+
+
+@pytest.mark.parametrize("sent", [GET_HERO[:-2], GET_PAGE, GET, POST_HERO], ids=range(4))
+async def test_what_is_no_whole_get_takes_up_no_room(crowd: Crowd, sent: bytes) -> None:
+    for _ in range(ROOM):
+        await crowd.send(sent)
+    before = len(crowd.begun)
+    await crowd.send(GET_HERO)
+    assert len(crowd.begun) == before + 1
+    await crowd.answer()
+
+
+async def test_gets_whose_bodies_never_come_take_up_no_room(crowd: Crowd) -> None:
+    for _ in range(ROOM):
+        await crowd.send(head("GET /heroes/1", "Content-Length: 5"))
+    await crowd.answer()
+    crowd.answering.clear()
+    await crowd.send(GET_HERO)
+    assert len(crowd.begun) == ROOM + 1
+    await crowd.answer()
+
+
+async def test_gets_of_clients_that_have_left_take_up_no_room(full: Crowd) -> None:
+    waiting, _ = await full.send(GET_HERO)
+    waiting.connection_lost(None)
+    gone, _ = await full.send(GET_HERO)
+    await full.send(GET_HERO)
+    gone.connection_lost(None)
+    await full.answer()
+    assert len(full.begun) == ROOM + 1
+
+
+async def test_what_follows_a_get_that_waits_waits_too_and_is_served(full: Crowd) -> None:
+    connection, _ = await full.send(GET_HERO, GET_HERO[:9], GET_HERO[9:] + GET, POST_HERO[:-3])
+    assert connection.is_behind
+    assert len(full.begun) == ROOM
+    await full.answer()
+    connection.data_received(POST_HERO[-3:])
+    await full.answer()
+    paths = [(scope["method"], scope["path"]) for scope in full.begun[ROOM:]]
+    assert paths == [("GET", "/heroes/1")] * 2 + [("GET", "/livez"), ("POST", "/heroes/")]
+    assert not connection.is_behind
+
+
+async def test_a_client_that_ends_its_own_side_while_its_get_waits_is_answered(full: Crowd) -> None:
+    connection, transport = await full.send(GET_HERO)
+    assert connection.eof_received()
+    await full.answer()
+    assert len(full.begun) == ROOM + 1
+    assert transport.is_closed
+
+
+async def test_a_client_whose_get_waits_is_not_late(full: Crowd) -> None:
+    connection, transport = await full.send(GET_HERO)
+    connection.close_if_late(float("inf"))
+    assert not transport.is_closed
+    await full.answer()
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request(crowd: Crowd) -> None:
+    connection, _ = await crowd.send(GET)
+    await crowd.answer()
+    assert [request() for request in crowd.requests] == [None]
+    assert connection.parser.timeout_keep_alive_task is None  # the sweep takes its place
     connection.connection_lost(None)
 
 
-async def test_the_time_of_a_request_begins_when_it_does_however_long_its_client_was_idle() -> None:
-    connection, transport = await answered_once(answer)
-    time = asyncio.get_running_loop().time
+async def test_the_time_of_a_request_begins_when_it_does_however_long_its_client_was_idle(
+    crowd: Crowd,
+) -> None:
+    connection, transport = await crowd.send(GET)
+    await crowd.answer()
     await asyncio.sleep(0.001)
-    begins = time()
+    begins = asyncio.get_running_loop().time()
     connection.data_received(GET[:-2])
     connection.close_if_late(begins)
-    assert not transport.is_aborted
+    assert not transport.is_closed
     connection.close_if_late(float("inf"))
-    assert transport.is_aborted
+    assert transport.is_closed
+
+
+async def test_empty_lines_do_not_keep_a_connection_open(crowd: Crowd) -> None:
+    connection, transport = await crowd.send(GET)
+    await crowd.answer()
+    await asyncio.sleep(0.001)
+    later = asyncio.get_running_loop().time()
+    connection.data_received(b"\r\n")
+    connection.close_if_late(later)
+    assert transport.is_closed
 
 
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:

@@ -73,9 +73,13 @@ async def test_nothing_is_sent_after_an_abort(wire: Wire, cork: Cork) -> None:
 
 
 async def test_an_answer_to_a_client_that_has_just_left_is_no_error(wire: Wire, cork: Cork) -> None:
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
     cork.write(b"head")
     wire.is_left = True
     await asyncio.sleep(0)
     cork.write(b"body")
+    cork.close()
     await asyncio.sleep(0)
-    assert wire.told == []
+    assert wire.told == ["close"]
+    assert errors == []

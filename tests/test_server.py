@@ -167,13 +167,13 @@ def test_what_was_pipelined_before_the_signal_is_all_answered(tmp_path: Path) ->
 
 
 def test_what_a_crowd_has_sent_before_the_signal_is_all_answered(tmp_path: Path) -> None:
-    get = b"GET /livez HTTP/1.1\r\nHost: hero-api\r\n\r\n"
+    get = b"GET /heroes/1 HTTP/1.1\r\nHost: hero-api\r\n\r\n"
     with serving(tmp_path) as server, ExitStack() as stack:
         address = server.host, server.port
         wires = [stack.enter_context(socket.create_connection(address)) for _ in range(300)]
         for wire in wires:
             wire.sendall(get)
-            assert wire.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            assert wire.recv(65_536).startswith(b"HTTP/1.1 404 ")
         server.process.send_signal(signal.SIGSTOP)
         for wire in wires:
             wire.sendall(get)
@@ -182,7 +182,7 @@ def test_what_a_crowd_has_sent_before_the_signal_is_all_answered(tmp_path: Path)
         server.process.terminate()
         answers += [wire.recv(65_536) for wire in wires[1:]]
         assert server.process.wait(PATIENCE) == 0
-    assert {answer[:13] for answer in answers} == {b"HTTP/1.1 200 "}
+    assert {answer[:13] for answer in answers} == {b"HTTP/1.1 404 "}
 
 
 def test_the_end_of_its_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:
