@@ -25,12 +25,12 @@ class Connections:
     """The open connections of a server: what makes its protocols, as uvicorn has it.
 
     A client may take `timeout` seconds to send a request, as long to read an answer, and as long
-    until it asks again.
+    until it asks again. At most `max_waiting` gets wait before they are begun.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, max_waiting: int) -> None:
         self.open: set[Connection] = set()
-        self._entrance = Entrance()
+        self._entrance = Entrance(max_waiting)
         self._timeout = timeout
 
     def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401

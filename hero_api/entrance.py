@@ -32,9 +32,11 @@ class Entrance:
     """Lets guests begin in the order in which they came, while there is room.
 
     One that stays for longer than `_PATIENCE` needs no room: what holds it up holds up no others.
+    Where `max_waiting` wait already, nobody waits here: who is too much, the lanes say.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
         self._loop = asyncio.get_running_loop()
         self._inside: dict[Guest, float] = {}  # since when
         self._waiting: OrderedDict[Guest, None] = OrderedDict()
@@ -47,6 +49,8 @@ class Entrance:
             return True
         if len(self._inside) < _ROOM and not self._waiting:
             self._inside[guest] = self._loop.time()
+            return True
+        if len(self._waiting) >= self._max_waiting:
             return True
         self._waiting[guest] = None
         if self._timer is None:

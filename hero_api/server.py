@@ -59,7 +59,7 @@ def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Work
 async def _serve(
     app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
 ) -> None:
-    connections = Connections(settings.client_timeout)
+    connections = Connections(settings.client_timeout, settings.max_waiting)
     config = uvicorn.Config(
         ArrivalNotice(app),
         ws="none",

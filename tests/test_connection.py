@@ -38,6 +38,7 @@ LARGE = {"name": "Deadpond", "secret_name": "?" * 10_000}
 PAGE = 1_000_000  # bytes of a page of a hundred such heroes, at the least
 MEGABYTE = 1_000_000
 ROOM = 64  # gets that are begun at a time
+WAITING = 10  # gets that may wait before that
 
 
 def head(line: str, *fields: str) -> bytes:
@@ -508,7 +509,7 @@ class Crowd:
         self.answering = asyncio.Event()
         self._state = ServerState()
         self._config = Config(ArrivalNotice(self._answer), access_log=False)
-        self._connections = Connections(TIMEOUT)
+        self._connections = Connections(TIMEOUT, WAITING)
 
     def connect(self) -> tuple[Connection, _Transport]:
         made = self._connections(config=self._config, server_state=self._state, app_state={})

@@ -7,6 +7,7 @@ import pytest
 from hero_api.entrance import Entrance
 
 ROOM = 64
+WAITING = 1_000
 UNTOUCHED = 30  # seconds: what has no promised deadline must still end
 
 
@@ -24,7 +25,7 @@ class Visit:
     """An entrance, and those who come to it."""
 
     def __init__(self) -> None:
-        self.entrance = Entrance()
+        self.entrance = Entrance(WAITING)
         self._begun: asyncio.Queue[Visitor] = asyncio.Queue()
 
     def come(self, count: int) -> tuple[list[Visitor], list[bool]]:
@@ -51,6 +52,11 @@ async def visit() -> Visit:
 async def test_as_many_as_there_is_room_for_begin_at_once(visit: Visit) -> None:
     _, may_begin = visit.come(ROOM + 2)
     assert may_begin == [True] * ROOM + [False] * 2
+
+
+async def test_nobody_waits_where_as_many_wait_as_may(visit: Visit) -> None:
+    _, may_begin = visit.come(ROOM + WAITING + 2)
+    assert may_begin == [True] * ROOM + [False] * WAITING + [True] * 2
 
 
 async def test_those_who_wait_begin_in_the_order_in_which_they_came(visit: Visit) -> None:
@@ -96,7 +102,7 @@ async def test_one_that_leaves_without_having_come_makes_no_room(visit: Visit) -
 async def test_those_who_stay_long_hold_up_nobody_else(visit: Visit) -> None:
     visit.come(ROOM - 1)
     [quick], _ = visit.come(1)
-    others, _ = visit.come(100 * ROOM)
+    others, _ = visit.come(WAITING)
     begun: list[Visitor] = []
     while len(begun) < 2:
         # One makes room for one, until those who stay are passed over.
@@ -111,6 +117,6 @@ async def test_those_who_stay_long_hold_up_nobody_else(visit: Visit) -> None:
 
 async def test_all_begin_at_once_where_none_of_those_inside_gets_on(visit: Visit) -> None:
     visit.come(ROOM)
-    others, _ = visit.come(100 * ROOM)
+    others, _ = visit.come(WAITING)
     assert await visit.begun(1) == others[:1]
     assert visit.all_begun() == others[1:]
