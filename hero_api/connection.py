@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._sends_since = None
-        if self._receives_since is not None:
+        if self._receives_since is not None and self.parser.place is Place.BETWEEN:
             self._receives_since = self._time()
         self.parser.resume_writing()
 
@@ -244,5 +244,6 @@ class Connection(asyncio.Protocol):
 
     def _listen_again(self) -> None:
         self._is_resting = False
-        self._time_client()
-        self._feed()
+        if self._transport is not None:
+            self._time_client()
+            self._feed()

@@ -664,6 +664,24 @@ async def test_empty_lines_do_not_keep_a_connection_open(crowd: Crowd) -> None:
     assert transport.is_closed
 
 
+async def test_a_client_that_leaves_while_it_has_to_rest_is_no_error(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hero_api.connection._REST", (0.05, 0.05))
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
+    connection, _ = crowd.connect()
+    for _ in range(2):
+        connection.data_received(GET)
+        await asyncio.sleep(0)
+        crowd.begun[-1]["state"]["overloaded"] = True
+        await crowd.answer()
+        crowd.answering.clear()
+    connection.connection_lost(None)
+    await asyncio.sleep(0.1)  # until it would have been listened to again
+    assert errors == []
+
+
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
     with closing(connect(patient)) as wire:
         with suppress(ConnectionError):
