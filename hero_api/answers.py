@@ -13,24 +13,24 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from hero_api.errors import DamagedHeroError, HeroError, OverloadedError
+from hero_api.errors import FaultError, OverloadedError, ServiceError
 
 logger = logging.getLogger("hero_api")
 
 
 def add_error_handlers(app: FastAPI) -> None:
     """Let `app` answer domain errors, and remedy three of FastAPI's own answers."""
-    app.add_exception_handler(HeroError, _hero_error)
+    app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(405, _method_not_allowed)
 
 
-def error_answer(request: Request, error: HeroError) -> Response:
+def error_answer(request: Request, error: ServiceError) -> Response:
     """Return the answer to a request that failed."""
     if isinstance(error, OverloadedError):
         request.state.overloaded = True  # so that its connection knows
-    if isinstance(error, DamagedHeroError):
-        return fault_answer(request.scope, error.detail, error.detail)
+    if isinstance(error, FaultError):
+        return fault_answer(request.scope, error.detail, error.reason)
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
 
 
@@ -42,8 +42,8 @@ def fault_answer(scope: Scope, detail: str, reason: str) -> Response:
     return JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
 
 
-async def _hero_error(request: Request, error: Exception) -> Response:
-    return error_answer(request, cast(HeroError, error))
+async def _service_error(request: Request, error: Exception) -> Response:
+    return error_answer(request, cast(ServiceError, error))
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from fastapi.telemetry import TelemetryConfig
 
 from hero_api import operations, routes
 from hero_api.answers import add_error_handlers
-from hero_api.coalescing import Lanes
+from hero_api.batching import BatchQueues
 from hero_api.database import open_database
 from hero_api.guard import Guard
 from hero_api.models import Problem
@@ -61,13 +61,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    lanes = Lanes(max_waiting=settings.max_waiting, timeout=settings.request_timeout)
-    async with open_database(settings, lanes.info) as database:
+    queues = BatchQueues(
+        max_waiting=settings.max_waiting,
+        timeout=settings.request_timeout,
+        readers=settings.read_connections,
+    )
+    async with open_database(settings, queues.info) as database:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.
-        app.state.lanes = lanes
+        app.state.queues = queues
         app.state.database = database
         app.state.draining = False
         try:
             yield
         finally:
-            await lanes.close()
+            await queues.close()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hero_api.database import open_database
 from hero_api.ends import End, Row
 from hero_api.errors import StartError
-from hero_api.models import MAX_ID, MIN_ID
+from hero_api.pages import MAX_ID, MIN_ID
 from hero_api.postgresql_end import PostgreSQLEnd
 from hero_api.progress import Progress
 from hero_api.settings import Settings

@@ -2,19 +2,20 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hero_api import postgresql, sqlite
-from hero_api.errors import NoRoomError
+from hero_api.errors import BrokenError, ServiceError, UnavailableError
 from hero_api.settings import Settings
+from hero_api.verdicts import judge
 
+# Under this key sessions of one application share the statements for its tables.
+STATEMENTS = "hero_api.statements"
 _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
-_HEADER = """
-    SELECT user_version, page_count < max_page_count OR freelist_count > 0
-    FROM pragma_user_version, pragma_page_count, pragma_max_page_count, pragma_freelist_count
-"""
 
 
 class ReadOnlySession(AsyncSession):
@@ -23,6 +24,38 @@ class ReadOnlySession(AsyncSession):
 
 class ReadWriteSession(ReadOnlySession):
     """A session that writes; on SQLite it has the database's one writing connection."""
+
+    async def savepoint(self, words: str) -> None:
+        """Execute `words` (`SAVEPOINT`, `RELEASE`, `ROLLBACK TO`) for the one savepoint."""
+        await fetch(self, f"{words} part", {})
+
+    async def hurry(self) -> None:
+        """Wait for no lock for long, until the transaction ends."""
+        await self._fetch_if_any("hurry")
+
+    async def check(self) -> None:
+        """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
+        await self._fetch_if_any("check")
+
+    @property
+    def can_check(self) -> bool:
+        """Whether `check` finds what COMMIT would refuse."""
+        return "check" in _module(self).STATEMENTS
+
+    async def goes_on(self, error: Exception) -> bool:
+        """Say whether the transaction that `error` was raised in can go on from a savepoint."""
+        driver = (await connect(self)).connection.driver_connection
+        return bool(_module(self).goes_on(driver, error))
+
+    async def probe(self) -> ServiceError | None:
+        """Write, and change nothing; return what a create would be told that finds no room."""
+        error: ServiceError | None = await _module(self).probe(partial(fetch, self))
+        return error
+
+    async def _fetch_if_any(self, name: str) -> None:
+        statement = _module(self).STATEMENTS.get(name)
+        if statement is not None:
+            await fetch(self, statement, {})
 
 
 class Engines(Protocol):
@@ -46,7 +79,7 @@ class Database:
     def __init__(self, engines: Engines, info: Mapping[str, Any]) -> None:
         self._reader = engines.reader
         self._writer = engines.writer
-        self._info = dict(info)
+        self._info = {**info, STATEMENTS: {}}
 
     def read_session(self) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until a batch runs on it."""
@@ -77,27 +110,20 @@ async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIte
         await engines.close()
 
 
-async def ping(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
-    """Ask the database for an answer: a batch function."""
-    await fetch(session, "SELECT 1", {})
-    return items
+async def connect(session: AsyncSession) -> Connection:
+    """Return the session's connection; open it, and begin the transaction, where that is to do.
 
-
-async def ping_write(session: AsyncSession, items: Sequence[None]) -> Sequence[None]:
-    """Write to the database, and change nothing that it holds: a batch function.
-
-    Raises what a create would be told, `NoRoomError` for example.
+    Raises `UnavailableError`.
     """
-    if session.get_bind().dialect.name == "sqlite":
-        [(version, has_room)] = await fetch(session, _HEADER, {})
-        if not has_room:
-            raise NoRoomError
-        # It writes the file's first page, whatever the version was. No table need be there.
-        await fetch(session, f"PRAGMA user_version = {version}", {})
-    else:
-        # A server that is read-only refuses it, and no trigger sees it.
-        await fetch(session, "SELECT id FROM hero WHERE false FOR UPDATE", {})
-    return items
+    try:
+        connection = (await session.connection()).sync_connection
+    except UnavailableError:
+        raise
+    except Exception as error:
+        told = judge(error).told
+        raise (told if isinstance(told, UnavailableError) else BrokenError()) from error
+    assert connection is not None  # noqa: S101 - it is open
+    return connection
 
 
 async def fetch(
@@ -106,10 +132,9 @@ async def fetch(
     """Execute a statement, and return its rows.
 
     It goes straight to the driver: SQLAlchemy's cursors, in which aiosqlite's thread takes four
-    turns, cost more than the statement.
+    turns, cost more than the statement. Raises `BrokenError` where the connection is lost.
     """
-    connection = (await session.connection()).sync_connection
-    assert connection is not None  # noqa: S101 - it is open
+    connection = await connect(session)
     driver = connection.connection.driver_connection
     module = _MODULES[connection.dialect.name]
     try:
@@ -117,5 +142,10 @@ async def fetch(
     except Exception as error:
         if module.is_lost(driver, error):
             await session.invalidate()
+            raise BrokenError from error
         raise
     return rows
+
+
+def _module(session: AsyncSession) -> Any:  # noqa: ANN401 - sqlite or postgresql
+    return _MODULES[session.get_bind().dialect.name]

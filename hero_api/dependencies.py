@@ -12,7 +12,8 @@ from fastapi.security import HTTPBearer
 
 from hero_api.database import ReadOnlySession, ReadWriteSession
 from hero_api.errors import UnauthorizedError
-from hero_api.models import MAX_ID, MIN_ID, Page
+from hero_api.models import HeroPage
+from hero_api.pages import MAX_ID, MIN_ID
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`
@@ -32,7 +33,7 @@ async def get_write_session(request: Request) -> ReadWriteSession:
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
-PageQuery = Annotated[Page, Query()]
+PageQuery = Annotated[HeroPage, Query()]
 
 
 class TokenCheck(HTTPBearer):

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
 from hero_api.answers import error_answer
-from hero_api.errors import HeroError
+from hero_api.errors import ServiceError
 
 _Reader = Callable[[Request], Awaitable[Any]]
 
@@ -43,7 +43,7 @@ class DirectRoute(APIRoute):
         request = Request(scope, receive_and_keep, send)
         try:
             response = await self._respond(request)
-        except HeroError as error:
+        except ServiceError as error:
             response = error_answer(request, error)
         if response is None:
             await super().handle(scope, _again(received, receive), send)

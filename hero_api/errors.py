@@ -1,19 +1,11 @@
 """What can go wrong, as the domain says it: each error has a status and a message."""
 
-import sqlite3
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-
 
 class StartError(Exception):
     """The service cannot start; the message is one line that says what to do."""
 
 
-class HeroError(Exception):
+class ServiceError(Exception):
     """An error that a client is answered with: `status`, and the message as `detail`."""
 
     status = 500
@@ -24,44 +16,71 @@ class HeroError(Exception):
         self.detail = detail
 
 
-class HeroNotFoundError(HeroError):
-    """There is no hero of that id."""
+class NotFoundError(ServiceError):
+    """There is no row of that id in the table of `noun`."""
 
     status = 404
 
-    def __init__(self) -> None:
-        super().__init__("Hero not found")
+    def __init__(self, noun: str) -> None:
+        super().__init__(f"{noun.capitalize()} not found")
 
 
-class HeroExistsError(HeroError):
+class TakenError(ServiceError):
     """The id that a client chose is taken."""
 
     status = 409
 
-    def __init__(self, hero_id: int) -> None:
-        super().__init__(f"There is a hero of id {hero_id} already")
+    def __init__(self, noun: str, row_id: int) -> None:
+        super().__init__(f"There is a {noun} of id {row_id} already")
 
 
-class RefusedError(HeroError):
-    """A constraint of the database, one that is not the service's own, refuses the change."""
+class RefusedError(ServiceError):
+    """A constraint, a trigger or a right of the database refuses this change."""
 
     status = 409
 
     def __init__(self) -> None:
-        super().__init__("A constraint of the database refuses this change")
+        super().__init__("The database refuses this change, by a constraint, a trigger or a right")
 
 
-class DamagedHeroError(HeroError):
-    """A row holds what no hero can, such as a BLOB for a name."""
+class UnfitError(ServiceError):
+    """A value does not fit its column of the database."""
+
+    status = 422
 
     def __init__(self) -> None:
+        super().__init__("A value does not fit what the database can store")
+
+
+class FaultError(ServiceError):
+    """A fault of the service or of its table, and nobody else's: `reason` is for the log."""
+
+    def __init__(self, detail: str, reason: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class StatementError(FaultError):
+    """The database cannot run a statement of the service, whatever the request."""
+
+    def __init__(self, reason: str) -> None:
         super().__init__(
-            "A stored hero cannot be read: its row holds values of the wrong type or encoding. "
-            "Repair or delete the row in the database"
+            "The database's table is not one that the service can use; nothing was changed", reason
         )
 
 
-class UnavailableError(HeroError):
+class DamagedRowError(FaultError):
+    """A row holds what cannot be answered, such as a BLOB for a name."""
+
+    def __init__(self) -> None:
+        detail = (
+            "A stored row cannot be read: it holds values of the wrong type or encoding. "
+            "Repair or delete it in the database"
+        )
+        super().__init__(detail, detail)
+
+
+class UnavailableError(ServiceError):
     """The database cannot serve now; nothing was changed."""
 
     status = 503
@@ -99,6 +118,15 @@ class OutcomeUnknownError(UnavailableError):
         )
 
 
+class RowLockedError(UnavailableError):
+    """Another process holds the lock of this row."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another process holds the lock of this row; nothing was changed. Try again in a second"
+        )
+
+
 class BusyError(UnavailableError):
     """Another process holds the lock that this change needs."""
 
@@ -128,7 +156,7 @@ class ReplacedError(UnavailableError):
         )
 
 
-class CorruptError(HeroError):
+class CorruptError(ServiceError):
     """A page of the database's file is damaged, as `tool` can tell; the others are served."""
 
     status = 503
@@ -136,12 +164,12 @@ class CorruptError(HeroError):
 
     def __init__(self, tool: str = "hero-api check") -> None:
         super().__init__(
-            "The database is damaged where this hero is; nothing was changed. "
+            "The database is damaged where this row is; nothing was changed. "
             f"Run `{tool}`, and restore a backup"
         )
 
 
-class ContendedError(HeroError):
+class ContendedError(ServiceError):
     """The database gave up one of two changes that wait for each other; this one can go alone."""
 
     status = 503
@@ -153,7 +181,7 @@ class ContendedError(HeroError):
         )
 
 
-class UnauthorizedError(HeroError):
+class UnauthorizedError(ServiceError):
     """The request does not carry the token."""
 
     status = 401
@@ -171,53 +199,5 @@ class NoRoomError(UnavailableError):
     def __init__(self) -> None:
         super().__init__(
             "The database has no room left; nothing was changed. "
-            "Make room or delete heroes, then try again"
+            "Make room or delete rows, then try again"
         )
-
-
-_BY_SQLITE_CODE: dict[int, Callable[[], HeroError]] = {
-    sqlite3.SQLITE_BUSY: BusyError,
-    sqlite3.SQLITE_LOCKED: BusyError,
-    sqlite3.SQLITE_FULL: NoRoomError,
-    sqlite3.SQLITE_CONSTRAINT: RefusedError,
-    sqlite3.SQLITE_CORRUPT: CorruptError,
-}
-# By the start of PostgreSQL's SQLSTATE; others are `BrokenError`.
-_BY_SQLSTATE: dict[str, Callable[[], HeroError]] = {
-    "22003": RefusedError,  # another's table has an id of 32 bits
-    "2200H": NoRoomError,  # the sequence has no more ids
-    "40": ContendedError,
-    "53100": NoRoomError,
-    "55P03": BusyError,
-    "57014": LateError,
-    "23": RefusedError,
-    "XX001": partial(CorruptError, "pg_amcheck"),
-    "XX002": partial(CorruptError, "pg_amcheck"),
-}
-_UNKNOWN: Any = object()
-_OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")
-
-
-def from_database(error: Exception) -> Exception:
-    """Return what a caller is told of an error that the database raised; others as they are."""
-    if isinstance(error, PoolTimeoutError):
-        return LateError()
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(cause, sqlite3.Error):
-        return _from_sqlite(cause)
-    # psycopg need not be installed: its errors are told by what they have.
-    state = getattr(cause, "sqlstate", _UNKNOWN)
-    return error if state is _UNKNOWN else _from_postgresql(state)
-
-
-def _from_sqlite(cause: sqlite3.Error) -> HeroError:
-    if any(words in str(cause) for words in _OF_A_BAD_ROW):
-        return DamagedHeroError()
-    # The low byte is the primary code; what is above it tells apart kinds of it.
-    code = getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_IOERR) & 0xFF
-    return _BY_SQLITE_CODE.get(code, BrokenError)()
-
-
-def _from_postgresql(state: str | None) -> HeroError:
-    state = state or ""  # none of a connection that was lost
-    return (_BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2]) or BrokenError)()

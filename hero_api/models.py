@@ -8,7 +8,8 @@ from sqlalchemy import BigInteger, Column, Integer
 from sqlmodel import Field as TableField
 from sqlmodel import SQLModel
 
-MIN_ID, MAX_ID = -(2**63), 2**63 - 1
+from hero_api.pages import MAX_ID, MIN_ID, Page
+
 MAX_CHOSEN_ID = 2**53 - 1
 MAX_AGE = 2**31 - 1
 _WITHOUT_NUL = r"^[^\u0000]*$"
@@ -63,24 +64,12 @@ class HeroUpdate(BaseModel):
     secret_name: SecretName = Field(default_factory=str)
 
 
-class Page(BaseModel, frozen=True):
-    """Which heroes to list, as query parameters: where to start, how many, which, counted or not.
+class HeroPage(Page, frozen=True):
+    """Which heroes to list, as query parameters. Ages are inclusive."""
 
-    Ages are inclusive.
-    """
-
-    offset: int = Field(default=0, ge=0, le=MAX_ID)
-    limit: int = Field(default=100, ge=0, le=100)
-    after: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
     name: Name | None = None
     min_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
     max_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
-    count: bool = False
-
-    def following(self, after: int) -> dict[str, str]:
-        """Return the query of the page that follows the hero `after`: the same filters."""
-        query = self.model_dump(mode="json", exclude_defaults=True, exclude={"offset"})
-        return query | {"limit": self.limit, "after": after}
 
 
 class HeroPublic(BaseModel):

@@ -6,15 +6,12 @@ from typing import Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
-from hero_api import database
-from hero_api.coalescing import Lanes, coalesce
+from hero_api.batching import BatchQueues
 from hero_api.dependencies import ReadSession, WriteSession
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError
+from hero_api.heroes import heroes
 
 _READY_WITHIN = 1.0  # seconds
-
-_read_ping = coalesce(database.ping, name="read-ping")
-_write_ping = coalesce(database.ping_write, name="write-ping", writes=True)
 
 
 class Status(BaseModel):
@@ -34,7 +31,7 @@ async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession
         raise ClosingError
     try:
         async with asyncio.timeout(_READY_WITHIN):
-            await asyncio.gather(_read_ping(reads, None), _write_ping(writes, None))
+            await asyncio.gather(*heroes.check(reads, writes))
     except TimeoutError:
         raise LateError from None
     except OutcomeUnknownError:
@@ -43,8 +40,8 @@ async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession
 
 
 async def read_metrics(request: Request) -> Response:
-    """Count the work of each lane, in Prometheus' text format."""
-    return Response(_metrics(request.app.state.lanes), media_type="text/plain; version=0.0.4")
+    """Count the work of each queue, in Prometheus' text format."""
+    return Response(_metrics(request.app.state.queues), media_type="text/plain; version=0.0.4")
 
 
 def add_routes(app: FastAPI) -> None:
@@ -54,7 +51,7 @@ def add_routes(app: FastAPI) -> None:
     app.get("/metrics", tags=["operations"], response_class=Response)(read_metrics)
 
 
-def _metrics(lanes: Lanes) -> str:
+def _metrics(queues: BatchQueues) -> str:
     families = {
         "batches": ("counter", "Batches that were begun."),
         "items": ("counter", "Calls that were served in them."),
@@ -64,7 +61,7 @@ def _metrics(lanes: Lanes) -> str:
     }
     lines = []
     for attribute, (kind, description) in families.items():
-        name = f"hero_api_lane_{attribute}" + ("_total" if kind == "counter" else "")
+        name = f"hero_api_queue_{attribute}" + ("_total" if kind == "counter" else "")
         lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
-        lines += [f'{name}{{lane="{lane.name}"}} {getattr(lane, attribute)}' for lane in lanes]
+        lines += [f'{name}{{queue="{queue.name}"}} {getattr(queue, attribute)}' for queue in queues]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """PostgreSQL: its engines, and how their connections are set up. The driver is an extra."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, event, inspect, text
@@ -13,14 +13,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from hero_api.errors import StartError
 from hero_api.models import MAX_CHOSEN_ID, Hero
 from hero_api.settings import Settings
-from hero_api.sql import LOCK
+from hero_api.statements import LOCK
 from hero_api.watch import Watch
 
 if TYPE_CHECKING:
     import psycopg
 
 _COLUMNS = {"id", "name", "age", "secret_name"}
-_LANES = 4  # that write: each has one batch at a time
+_LOCKED_ROWS = 4  # that are waited for at a time, each on a connection of its own
 # Unless the URL says otherwise: a host that is gone without a word is noticed within seconds.
 DEFAULTS = {
     "application_name": "hero-api",
@@ -33,6 +33,11 @@ DEFAULTS = {
 _START = 30.0  # seconds that the preparations have: they are many statements, and may wait
 _MARGIN = 0.5  # seconds that the server has to end a statement itself when its time is over
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
+_OLD_PLAN = "0A000"  # and that of a prepared statement whose table was altered
+STATEMENTS = {  # see `ReadWriteSession`
+    "hurry": "SET LOCAL lock_timeout = '200ms'",
+    "check": "SET CONSTRAINTS ALL IMMEDIATE",
+}
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
 _SEQUENCE = text("SELECT pg_get_serial_sequence('hero', 'id')")
 _IS_BEHIND = text(
@@ -60,7 +65,7 @@ class PostgreSQL:
             # It compiles the statement of several pages for longer than that takes.
             "jit": "off",
         }
-        self.writer = _create_engine(settings.url, settings, parameters, pool_size=_LANES)
+        self.writer = _create_engine(settings.url, settings, parameters, pool_size=1 + _LOCKED_ROWS)
         self.reader = _create_engine(
             settings.read_url,
             settings,
@@ -104,9 +109,17 @@ async def fetch(
     driver: "psycopg.AsyncConnection[Any]", statement: str, parameters: Mapping[str, object]
 ) -> Sequence[Any]:
     """Execute a statement, and return its rows; every parameter is sent as text."""
-    values = {name: str(value) for name, value in parameters.items()}
-    cursor = await driver.execute(statement, values or None)
-    return await cursor.fetchall()
+    values = {name: str(value) for name, value in parameters.items()} or None
+    try:
+        cursor = await driver.execute(statement, values)
+    except Exception as error:
+        if getattr(error, "sqlstate", None) != _OLD_PLAN or not driver.autocommit:
+            raise
+        # The table was altered. On ROLLBACK the driver forgets what it has prepared; within a
+        # transaction that is the batch's.
+        await driver.execute("ROLLBACK")
+        cursor = await driver.execute(statement, values)
+    return await cursor.fetchall() if cursor.description else []
 
 
 def driver_is_missing(error: ImportError) -> StartError:
@@ -118,6 +131,15 @@ def is_lost(driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
     """Say whether the connection that raised `error` is of no more use."""
     # A server that refuses to write was demoted: the next connection looks for the primary.
     return driver.closed or getattr(error, "sqlstate", None) == _READ_ONLY
+
+
+def goes_on(_driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
+    """Say whether the transaction can go on from a savepoint."""
+    return not (getattr(error, "sqlstate", None) or "").startswith("40")
+
+
+async def probe(_execute: Callable[..., Awaitable[Sequence[Any]]]) -> None:
+    """Nothing: a server that only reads refuses an INSERT of no rows too."""
 
 
 def _create_engine(

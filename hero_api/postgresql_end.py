@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hero_api.ends import SELECT, Row
 from hero_api.errors import StartError
-from hero_api.models import MAX_AGE, MAX_CHOSEN_ID, MAX_ID, MIN_ID
+from hero_api.models import MAX_AGE, MAX_CHOSEN_ID
+from hero_api.pages import MAX_ID, MIN_ID
 from hero_api.postgresql import DEFAULTS, driver_is_missing
 from hero_api.settings import Settings
 

@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, FastAPI, Response
 
-from hero_api import heroes
 from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
 from hero_api.direct import DirectRoute
+from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
 
@@ -28,7 +28,7 @@ class HeroJSON(Response):
 
 async def create_hero(hero: HeroCreate, session: WriteSession) -> Response:
     """Store a hero; an `id` that you chose is honoured while it is free."""
-    created = await heroes.create_hero(session, hero)
+    created = await heroes.create(session, hero)
     return HeroJSON(created.body, headers={"Location": f"/heroes/{created.id}"})
 
 
@@ -46,17 +46,17 @@ async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
     """Read one hero."""
-    return HeroJSON(await heroes.get_hero(session, hero_id))
+    return HeroJSON(await heroes.get(session, hero_id))
 
 
 async def update_hero(hero_id: HeroId, hero: HeroUpdate, session: WriteSession) -> Response:
     """Change the fields that you send, and no others; `"age": null` clears the age."""
-    return HeroJSON(await heroes.update_hero(session, heroes.Patch(hero_id, hero)))
+    return HeroJSON(await heroes.update(session, hero_id, hero))
 
 
 async def delete_hero(hero_id: HeroId, session: WriteSession) -> Response:
     """Delete one hero."""
-    await heroes.delete_hero(session, hero_id)
+    await heroes.delete(session, hero_id)
     return HeroJSON(Deleted().model_dump_json())
 
 

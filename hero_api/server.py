@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from hero_api.acceptor import Acceptor
 from hero_api.arrival import ArrivalNotice
-from hero_api.coalescing import Lanes
+from hero_api.batching import BatchQueues
 from hero_api.connection import Connections
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -137,8 +137,8 @@ class _Server(uvicorn.Server):
 
     def _give_up(self) -> None:
         """Wait no more for the database, nor for clients: uvicorn would cancel what is left."""
-        lanes: Lanes = self._app.state.lanes
-        lanes.give_up()
+        queues: BatchQueues = self._app.state.queues
+        queues.give_up()
         self._connections.abort_waiting()
 
 

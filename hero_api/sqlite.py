@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 import traceback
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
-from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
+from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.imprint import Imprint
 from hero_api.models import Hero
 from hero_api.schema import has_heroes
@@ -26,7 +27,15 @@ from hero_api.settings import Settings
 from hero_api.sqlite_file import check_file, existing_file, identity, unusable
 from hero_api.wal import beside, set_aside, wal_of
 
+STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
+_LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
+_HEADER = """
+    SELECT file, user_version, page_count < max_page_count OR freelist_count > 0
+    FROM pragma_database_list, pragma_user_version, pragma_page_count, pragma_max_page_count,
+         pragma_freelist_count
+    WHERE name = 'main'
+"""
 
 logger = logging.getLogger("hero_api")
 
@@ -103,7 +112,7 @@ class SQLite:
                     await self._pragma("wal_checkpoint(TRUNCATE)")
                 else:
                     kept = await self._set_aside()
-        except (SQLAlchemyError, sqlite3.Error, HeroError, OSError) as error:
+        except (SQLAlchemyError, sqlite3.Error, ServiceError, OSError) as error:
             logger.warning("%s keeps its WAL until the next start: %r", self._path, error)
         finally:
             await self.dispose()
@@ -217,17 +226,36 @@ async def fetch(
     """Execute a statement in one turn of the driver's thread, and return its rows."""
     try:
         return list(await driver.execute_fetchall(statement, parameters))
-    except ValueError as error:  # what aiosqlite raises when its connection was closed
-        raise BrokenError from error
     except sqlite3.Error as error:
         # The traceback keeps the cursor, and so the statement and its snapshot, open.
         traceback.clear_frames(error.__traceback__)
         raise
 
 
-def is_lost(_driver: aiosqlite.Connection, error: Exception) -> bool:
+def is_lost(driver: aiosqlite.Connection, _error: Exception) -> bool:
     """Say whether the connection that raised `error` is of no more use."""
-    return isinstance(error, BrokenError)
+    try:
+        return driver.in_transaction is None
+    except (ValueError, sqlite3.ProgrammingError):  # what a closed one raises, whatever it is asked
+        return True
+
+
+def goes_on(driver: aiosqlite.Connection, error: Exception) -> bool:
+    """Say whether the transaction outlived `error`: RAISE(ROLLBACK), for one, ends it."""
+    # What follows a damaged page in its transaction fails too.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return driver.in_transaction and code != sqlite3.SQLITE_CORRUPT
+
+
+async def probe(execute: Callable[..., Awaitable[Sequence[Any]]]) -> ServiceError | None:
+    """Write a page of the file, as it was; return what a create would be told without room."""
+    [(file, version, has_room)] = await execute(_HEADER, {})
+    disk = os.statvfs(file)
+    if not has_room or disk.f_bavail * disk.f_frsize < _LEAST_ROOM:
+        return NoRoomError()
+    # It writes the first page, whatever the version was.
+    await execute(f"PRAGMA user_version = {version}", {})
+    return None
 
 
 def _is_in_use(engine: AsyncEngine) -> bool:

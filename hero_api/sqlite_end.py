@@ -7,7 +7,7 @@ from typing import Any
 
 from hero_api.ends import SELECT, Row
 from hero_api.errors import StartError
-from hero_api.models import MAX_ID, MIN_ID
+from hero_api.pages import MAX_ID, MIN_ID
 from hero_api.settings import Settings
 from hero_api.sqlite_file import identity, open_read_only, uri
 

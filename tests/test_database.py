@@ -370,7 +370,7 @@ async def test_reads_do_not_mix_a_file_with_the_one_that_replaced_it(
 
 
 async def read_at_once(client: httpx.AsyncClient) -> list[httpx.Response]:
-    """Read through several lanes at once, and so through several connections."""
+    """Read through several queues at once, and so through several connections."""
     paths = ["/heroes/1", "/heroes/?limit=5", "/heroes/?count=true", "/readyz"]
     return await asyncio.gather(*(client.get(path) for path in paths))
 

@@ -9,7 +9,8 @@ import pytest
 from fastapi import FastAPI
 
 from hero_api.app import create_app
-from hero_api.database import open_database, ping_write
+from hero_api.database import open_database
+from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 
@@ -176,25 +177,25 @@ async def test_probes_do_not_make_the_write_ahead_log_of_an_idle_file_grow_witho
         database.write_session() as session,
     ):
         for _ in range(PINGS):
-            await ping_write(session, [None])
+            await heroes.check_writes(session, [None])
             await session.commit()
         assert 4_096 < (tmp_path / "heroes.db-wal").stat().st_size < 1_100 * 4_120
 
 
-async def test_metrics_count_what_each_lane_served(client: httpx.AsyncClient) -> None:
+async def test_metrics_count_what_each_queue_served(client: httpx.AsyncClient) -> None:
     heroes = [{"name": f"Hero {n}", "secret_name": "?"} for n in range(10)]
     await asyncio.gather(*(client.post("/heroes/", json=hero) for hero in heroes))
     await asyncio.gather(*(client.get(f"/heroes/{n}") for n in range(1, 8)))
     counted = await metrics(client)
-    assert counted['hero_api_lane_items_total{lane="create"}'] == 10
-    assert counted['hero_api_lane_items_total{lane="get"}'] == 7
+    assert counted['hero_api_queue_items_total{queue="write"}'] == 10
+    assert counted['hero_api_queue_items_total{queue="get hero"}'] == 7
 
 
 async def test_metrics_show_that_a_batch_serves_many(client: httpx.AsyncClient) -> None:
     hero = {"name": "Deadpond", "secret_name": "Dive Wilson"}
     await asyncio.gather(*(client.post("/heroes/", json=hero) for _ in range(50)))
     counted = await metrics(client)
-    assert 1 <= counted['hero_api_lane_batches_total{lane="create"}'] < 50
+    assert 1 <= counted['hero_api_queue_batches_total{queue="write"}'] < 50
 
 
 async def test_metrics_are_prometheus_text_with_a_type_for_every_family(
@@ -207,5 +208,5 @@ async def test_metrics_are_prometheus_text_with_a_type_for_every_family(
     assert {name.split("{")[0] for name in await metrics(client)} <= typed
 
 
-async def test_metrics_are_answered_before_any_lane_was_used(client: httpx.AsyncClient) -> None:
+async def test_metrics_are_answered_before_any_queue_was_used(client: httpx.AsyncClient) -> None:
     assert (await client.get("/metrics")).status_code == 200

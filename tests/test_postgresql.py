@@ -18,17 +18,18 @@ from hero_api.app import create_app
 from hero_api.database import open_database
 from hero_api.errors import (
     BrokenError,
-    BusyError,
     ContendedError,
     CorruptError,
     LateError,
     NoRoomError,
     RefusedError,
+    RowLockedError,
     StartError,
-    from_database,
+    UnfitError,
 )
 from hero_api.settings import Settings
 from hero_api.testing import running
+from hero_api.verdicts import judge
 
 from .clusters import Cluster, connection_to, insert, running_cluster
 
@@ -455,17 +456,20 @@ async def test_the_service_is_not_ready_while_the_database_to_read_is_away(
         ("57P03", BrokenError),
         ("53300", BrokenError),
         ("25006", BrokenError),
-        ("42P01", BrokenError),
-        (None, BrokenError),
+        ("08003", BrokenError),
         ("53100", NoRoomError),
         ("2200H", NoRoomError),
         ("40001", ContendedError),
         ("40P01", ContendedError),
-        ("55P03", BusyError),
+        ("55P03", RowLockedError),
         ("57014", LateError),
         ("23505", RefusedError),
         ("23514", RefusedError),
-        ("22003", RefusedError),
+        ("22003", UnfitError),
+        ("54000", UnfitError),
+        ("P0001", RefusedError),
+        ("42501", RefusedError),
+        ("ZZ999", RefusedError),
         ("XX001", CorruptError),
         ("XX002", CorruptError),
     ],
@@ -475,13 +479,13 @@ def test_an_error_of_the_server_is_answered_by_its_state(
 ) -> None:
     cause = psycopg.OperationalError("injected")
     cause.sqlstate = state
-    assert type(from_database(cause)) is expected
-    assert type(from_database(OperationalError("SELECT 1", {}, cause))) is expected
+    assert type(judge(cause).told) is expected
+    assert type(judge(OperationalError("SELECT 1", {}, cause)).told) is expected
 
 
 def test_damage_is_told_with_the_tool_that_looks_for_it_in_postgresql() -> None:
     cause = psycopg.errors.DataCorrupted("injected")
-    told = from_database(OperationalError("SELECT 1", {}, cause))
+    told = judge(OperationalError("SELECT 1", {}, cause)).told
     assert isinstance(told, CorruptError)
     assert "pg_amcheck" in told.detail
     assert "hero-api check" not in told.detail

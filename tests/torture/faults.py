@@ -96,7 +96,9 @@ class Faults:
                 sqlite3.Connection.rollback(connection)
             raise sqlite_error(error)
 
-        if moment is Moment.BEFORE:
+        # A transaction that SQLite rolled back by itself was not committed.
+        is_undone_first = moment is Moment.UNDONE and step == "COMMIT"
+        if moment is Moment.BEFORE or is_undone_first:
             return self._add(Fault(step, times, skip, before=fail))
         return self._add(Fault(step, times, skip, after=fail))
 

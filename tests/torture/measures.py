@@ -14,10 +14,10 @@ KEPT = 0.8  # of their rate, by those who are accepted
 
 
 async def overloads(directory: Path, count: int, report: Report) -> None:
-    """Ten times the connections that fill a lane."""
+    """Ten times the connections that fill a queue."""
     with report.part(
         "overloads",
-        "ten times the connections that fill a lane: refused in under a second; the accepted keep "
+        "ten times the connections that fill a queue: refused in under a second; the accepted keep "
         f"{KEPT:g} of their rate where the refused wait as they are told, "
         f"and {overloading.RECOVERY:g} s after it all do",
         count * len(overloading.REQUESTS),

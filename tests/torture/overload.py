@@ -1,4 +1,4 @@
-"""The rate of the accepted: at the connections that fill a lane, and at ten times as many."""
+"""The rate of the accepted: at the connections that fill a queue, and at ten times as many."""
 
 import asyncio
 import time

@@ -27,6 +27,14 @@ each_step = pytest.mark.parametrize("step", STEPS)
 TURNS = {step: (step, 0) for step in STEPS} | {
     f"second {step}": (step, 1) for step in ("INSERT", "UPDATE")
 }
+FAULTS = [
+    (*turn, error, moment)
+    for turn in TURNS.values()
+    for error in ERRORS
+    for moment in Moment
+    # SQLite says the others only of a COMMIT that it did not do.
+    if turn[0] != "COMMIT" or moment is not Moment.AFTER or error == "IOERR"
+]
 each_turn = pytest.mark.parametrize(("step", "skip"), TURNS.values(), ids=TURNS.keys())
 
 
@@ -146,9 +154,7 @@ async def batches(client: httpx.AsyncClient, settings: Settings) -> Batches:
     return batches
 
 
-@pytest.mark.parametrize("moment", Moment)
-@pytest.mark.parametrize("error", ERRORS)
-@each_turn
+@pytest.mark.parametrize(("step", "skip", "error", "moment"), FAULTS)
 async def test_answers_are_true_when_a_step_of_a_batch_fails(  # noqa: PLR0913, PLR0917
     batches: Batches, faults: Faults, step: str, skip: int, error: str, moment: Moment
 ) -> None:
@@ -165,7 +171,7 @@ async def test_answers_are_true_when_a_step_fails_every_time(
 ) -> None:
     faults.fail(step, error, Moment.BEFORE, times=1_000_000)
     await batches.send()
-    assert faults.met > 1
+    assert faults.met >= 1
     batches.check()
 
 
@@ -241,11 +247,22 @@ async def test_a_constraint_that_is_not_the_services_own_is_a_conflict(
     assert {status for status, _ in batches.details} == {409}
 
 
-@pytest.mark.parametrize("error", ERRORS)
-async def test_what_fails_at_commit_says_that_its_outcome_is_unknown(
-    batches: Batches, faults: Faults, error: str
+@pytest.mark.parametrize(("error", "status"), [("BUSY", 503), ("FULL", 507), ("CONSTRAINT", 409)])
+async def test_a_commit_that_stored_nothing_says_so(
+    batches: Batches, faults: Faults, error: str, status: int
 ) -> None:
     faults.fail("COMMIT", error, Moment.BEFORE, times=1_000_000)
+    sent = await batches.send()
+    assert [answered for answered, _ in batches.details] == [status] * sent
+    assert not any("unknown" in detail for _, detail in batches.details)
+    faults.lift()
+    batches.check()
+
+
+async def test_a_commit_that_fails_otherwise_says_that_its_outcome_is_unknown(
+    batches: Batches, faults: Faults
+) -> None:
+    faults.fail("COMMIT", "IOERR", Moment.BEFORE, times=1_000_000)
     sent = await batches.send()
     assert len(batches.details) == sent
     assert {status for status, _ in batches.details} == {503}

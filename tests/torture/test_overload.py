@@ -1,4 +1,4 @@
-"""Ten times the connections that fill a lane."""
+"""Ten times the connections that fill a queue."""
 
 import asyncio
 import random
@@ -51,7 +51,7 @@ async def excess(creates: list[asyncio.Task[Answer]]) -> list[Answer]:
     async with asyncio.timeout(PATIENCE):
         for answer in asyncio.as_completed(creates):
             answers.append(await answer)
-            # One is being stored, and a laneful waits.
+            # One is being stored, and a queueful waits.
             if len(answers) == CONNECTIONS - WAITING - 1:
                 break
     return answers
@@ -102,7 +102,7 @@ async def test_a_client_that_does_not_wait_is_slowed_down_and_the_others_are_not
             creates = [
                 asyncio.create_task(client.request("POST", "/heroes/", HERO)) for client in clients
             ]
-            await lane_is_full(other)
+            await queue_is_full(other)
             began = time.monotonic()
             refused = [await hasty.request("POST", "/heroes/", HERO) for _ in range(6)]
             took = time.monotonic() - began
@@ -123,7 +123,7 @@ async def test_a_client_that_was_refused_once_is_listened_to_at_once(server: Ser
             creates = [
                 asyncio.create_task(client.request("POST", "/heroes/", HERO)) for client in clients
             ]
-            await lane_is_full(other)
+            await queue_is_full(other)
             refused = await polite.request("POST", "/heroes/", HERO)
             began = time.monotonic()
             pages = [await polite.request("GET", "/heroes/?limit=1") for _ in range(6)]
@@ -134,9 +134,9 @@ async def test_a_client_that_was_refused_once_is_listened_to_at_once(server: Ser
     assert took < PATIENCE
 
 
-async def lane_is_full(client: Connection) -> None:
+async def queue_is_full(client: Connection) -> None:
     async with asyncio.timeout(PATIENCE):
-        line = f'hero_api_lane_waiting{{lane="create"}} {WAITING}'
+        line = f'hero_api_queue_waiting{{queue="write"}} {WAITING}'
         while line not in (await client.request("GET", "/metrics")).body.decode():
             pass
 

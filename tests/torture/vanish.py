@@ -67,10 +67,10 @@ def _request(chance: random.Random, number: int) -> tuple[bytes, Hero | None]:
 
 
 async def busy(server: Server) -> float:
-    """Return how many calls wait in the lanes, by the service's own count."""
+    """Return how many calls wait in the queues, by the service's own count."""
     async with Connection(server.host, server.port) as connection:
         text = (await connection.request("GET", "/metrics")).body.decode()
-    return sum(float(line.split()[1]) for line in text.splitlines() if "lane_waiting{" in line)
+    return sum(float(line.split()[1]) for line in text.splitlines() if "queue_waiting{" in line)
 
 
 async def statuses(server: Server) -> list[int]:

@@ -7,18 +7,11 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query
 
-from hero_api.models import (
-    MAX_ID,
-    MIN_ID,
-    Deleted,
-    HeroCreate,
-    HeroPublic,
-    HeroUpdate,
-    Page,
-)
+from hero_api.models import Deleted, HeroCreate, HeroPage, HeroPublic, HeroUpdate
+from hero_api.pages import MAX_ID, MIN_ID
 
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
-PageQuery = Annotated[Page, Query()]
+PageQuery = Annotated[HeroPage, Query()]
 
 
 def _hero(number: int) -> HeroPublic:

@@ -1,0 +1,332 @@
+"""A batch: calls that share a transaction, and how the one that spoils it is found."""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hero_api.database import connect
+from hero_api.errors import (
+    NoRoomError,
+    OutcomeUnknownError,
+    RefusedError,
+    RowLockedError,
+    ServiceError,
+    StatementError,
+)
+from hero_api.verdicts import Concerns, blame_statement, describe, judge
+
+S = TypeVar("S", bound=AsyncSession)
+Item = TypeVar("Item")
+R = TypeVar("R")
+BatchFunction = Callable[[S, Sequence[Item]], Awaitable[Sequence[R | ServiceError]]]
+
+_TRIES = 8  # of a transaction that others get in the way of
+_PAUSE = 0.02  # seconds at most between two of them
+
+
+class Locks(Protocol[S]):  # type: ignore[misc]  # S need not be contravariant
+    """Takes every lock that items of any kind need, in one order, before the first is served.
+
+    Rows that somebody else has locked are left out, unless `wait`.
+    """
+
+    async def __call__(self, session: S, items: Sequence[Any], /, *, wait: bool) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True, eq=False)
+class BatchSpec(Generic[S, Item, R]):
+    """A batch function, and what is known of it: see `batched`."""
+
+    function: BatchFunction[S, Item, R]
+    name: str
+    touches: Callable[[Item], object] | None
+    locks: Locks[S] | None
+    is_urgent: bool
+
+
+@dataclass(eq=False, slots=True)
+class Call(Generic[S, Item, R]):
+    """One item, and the future that its caller waits for."""
+
+    spec: BatchSpec[S, Item, R]
+    session: S
+    item: Item
+    answer: asyncio.Future[R]
+    deadline: float
+
+    @property
+    def touched(self) -> object:
+        """The row that the item is about; None where it is about none that exists."""
+        return self.spec.touches(self.item) if self.spec.touches else None
+
+    def settle(self, result: Any) -> None:  # noqa: ANN401 - R, or an error
+        """Answer the caller, unless it has gone or was answered."""
+        if self.answer.done():
+            return
+        if isinstance(result, Exception):
+            self.answer.set_exception(result)
+        else:
+            self.answer.set_result(result)
+
+
+AnyCall = Call[Any, Any, Any]
+_Outcomes = list[tuple[AnyCall, Any]]
+Report = Callable[[Exception, Exception, int], None]
+
+
+class Batch:
+    """Serves calls in one transaction, and in as few as can be where some of them are refused.
+
+    `report` is told of each error, what the callers are told of it, and how many they are. Calls
+    whose rows somebody else has locked end up in `locked`, unless the batch `waits` for them.
+    """
+
+    def __init__(
+        self, calls: Sequence[AnyCall], *, writes: bool, report: Report, waits: bool = False
+    ) -> None:
+        self.calls = calls
+        self.locked: list[AnyCall] = []
+        self.may_have_written = False
+        self._writes = writes
+        self._waits = waits
+        self._report = report
+        self._running: BatchSpec[Any, Any, Any] | None = None
+
+    async def serve(self) -> None:
+        """Serve every call that is still waited for."""
+        try:
+            await self._transact(self.calls)
+        except Exception as error:  # noqa: BLE001 - raised where an error was handled
+            for call in self.calls:
+                call.settle(error)
+            with suppress(Exception):
+                await _give_up(self.calls[0].session)
+
+    async def _transact(
+        self, calls: Sequence[AnyCall], *, in_parts: bool = False, tries: int = _TRIES
+    ) -> None:
+        """Serve calls in one transaction; where that fails, see what can be done."""
+        calls = _waited_for(calls)
+        if not calls:
+            return
+        session = calls[0].session
+        is_committing = False
+        self._running = None
+        try:
+            if self._writes:
+                # It may take longer than some wait, who are told then that nothing was changed.
+                await connect(session)
+                self.may_have_written = True
+                calls = _waited_for(calls)
+            run = self._run_parts if in_parts else self._run
+            outcomes = await run(session, calls)
+            is_committing = self._writes
+            # A read needs no COMMIT: the rollback, which sends nothing, returns the connection.
+            await (session.commit() if is_committing else session.rollback())
+        except Exception as raised:  # noqa: BLE001 - it is handed to the callers
+            error = raised
+            await _give_up(session)
+            if is_committing and not judge(error).is_undone:
+                self._tell(calls, error, OutcomeUnknownError)
+            else:
+                await self._recover(
+                    calls, error, may_divide=not in_parts, at_commit=is_committing, tries=tries
+                )
+            return
+        for call, result in outcomes:
+            self._answer(call, result)
+
+    async def _recover(
+        self,
+        calls: Sequence[AnyCall],
+        error: Exception,
+        *,
+        may_divide: bool,
+        at_commit: bool,
+        tries: int,
+    ) -> None:
+        """Serve again calls of which nothing was stored, but for those whom the error concerns."""
+        verdict = judge(error)
+        session = calls[0].session
+        if verdict.concerns is Concerns.EVERYBODY:
+            kinds = _kinds(calls)
+            # Where there is no room for creates, there still is for the deletes that make some.
+            if isinstance(verdict.told, NoRoomError) and len(kinds) > 1:
+                for kind in kinds:
+                    await self._transact(kind, tries=tries)
+            else:
+                self._tell(calls, error, lambda: judge(error).told)
+        elif verdict.concerns is Concerns.MOMENT and tries > 1:
+            await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311
+            await self._transact(calls, tries=tries - 1)
+        elif verdict.concerns is Concerns.STATEMENT and self._running is not None and may_divide:
+            await self._find_fault(self._running, calls, error, tries)
+        elif len(calls) == 1:
+            self._refuse(calls[0], error)
+        elif self._writes and may_divide and (session.can_check or not at_commit):
+            await self._transact(calls, in_parts=True, tries=tries)
+        else:
+            for half in _halves(calls):
+                await self._transact(half, tries=tries)
+
+    async def _find_fault(
+        self,
+        spec: BatchSpec[Any, Any, Any],
+        calls: Sequence[AnyCall],
+        error: Exception,
+        tries: int,
+    ) -> None:
+        """Tell a statement that cannot be run at all from one that an item makes fail."""
+        session = calls[0].session
+        try:
+            if self._writes:
+                await session.hurry()
+            await spec.function(session, [])
+        except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
+            found = without_items
+            own = [call for call in calls if call.spec is spec]
+            self._tell(own, found, lambda: blame_statement(spec.name, found))
+            await _give_up(session)
+            await self._transact([call for call in calls if call.spec is not spec], tries=tries)
+            return
+        await _give_up(session)
+        if len(calls) == 1:
+            self._refuse(calls[0], error)
+        elif self._writes:
+            await self._transact(calls, in_parts=True, tries=tries)
+        else:
+            for half in _halves(calls):
+                await self._transact(half, tries=tries)
+
+    async def _run(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
+        """Call each batch function once, or as often as the order of what touches a row wants."""
+        found = stages(calls)
+        if len(found) > 1 or self._waits:
+            await self._lock(session, calls)
+        outcomes: _Outcomes = []
+        for stage in found:
+            self._running = stage[0].spec
+            results = await self._running.function(session, [call.item for call in stage])
+            outcomes += zip(stage, results, strict=True)
+        self._running = None
+        return outcomes
+
+    async def _run_parts(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
+        """Run calls of which some fail: halves of them, each behind a savepoint."""
+        await self._lock(session, calls)
+        served: list[AnyCall] = []
+        outcomes: _Outcomes = []
+        parts = [*_halves(calls)]
+        while parts:
+            part = parts.pop(0)
+            await session.savepoint("SAVEPOINT")
+            try:
+                found = await self._run(session, part)
+                await session.check()
+                await session.savepoint("RELEASE")
+            except Exception as error:
+                verdict = judge(error)
+                if verdict.concerns in {Concerns.EVERYBODY, Concerns.MOMENT}:
+                    raise
+                if await session.goes_on(error):
+                    await session.savepoint("ROLLBACK TO")
+                    await session.savepoint("RELEASE")
+                else:  # it has ended the transaction: begin once more, with what went well
+                    await session.rollback()
+                    outcomes = await self._run(session, served)
+                if len(part) == 1:
+                    self._refuse(part[0], error)
+                else:
+                    parts = [*_halves(part), *parts]
+            else:
+                served += part
+                outcomes += found
+        return outcomes
+
+    async def _lock(self, session: Any, calls: Sequence[AnyCall]) -> None:  # noqa: ANN401
+        items: defaultdict[Locks[Any], list[Any]] = defaultdict(list)
+        for call in calls:
+            if call.spec.locks:
+                items[call.spec.locks].append(call.item)
+        for locks, its_items in items.items():
+            await locks(session, its_items, wait=self._waits)
+
+    def _answer(self, call: AnyCall, result: Any) -> None:  # noqa: ANN401 - R, or an error
+        if not isinstance(result, RowLockedError):
+            call.settle(result)
+        elif self._waits:
+            # It has the lock, and the row is as it was.
+            call.settle(RefusedError())
+        else:
+            self.locked.append(call)
+
+    def _refuse(self, call: AnyCall, error: Exception) -> None:
+        told = judge(error).told
+        if isinstance(told, RowLockedError) and not self._waits:
+            self.locked.append(call)
+            return
+        if isinstance(told, RefusedError) and not self._writes:
+            told = StatementError(f"{call.spec.name}: {describe(error)}")  # nobody refuses a read
+        self._tell([call], error, lambda: told)
+
+    def _tell(
+        self, calls: Sequence[AnyCall], error: Exception, told: Callable[[], Exception]
+    ) -> None:
+        self._report(error, told(), len(calls))
+        for call in calls:
+            call.settle(told())  # each an error of its own: whoever raises it adds to it
+
+
+def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
+    """Group calls by their functions; those that touch one row keep the order of their arrival."""
+    found: list[list[AnyCall]] = []
+    # The stage in which a function was last called, or a row last touched.
+    latest: dict[object, int] = {}
+    for call in calls:
+        touched = call.touched
+        stage = latest.get(call.spec, -1)
+        if stage < 0 or (touched is not None and stage < latest.get(touched, -1)):
+            stage = latest[call.spec] = len(found)
+            found.append([])
+        found[stage].append(call)
+        if touched is not None:
+            latest[touched] = stage
+    return found
+
+
+def _waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
+    return [call for call in calls if not call.answer.done()]
+
+
+def _kinds(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
+    kinds: defaultdict[object, list[AnyCall]] = defaultdict(list)
+    for call in calls:
+        kinds[call.spec].append(call)
+    return [*kinds.values()]
+
+
+def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:
+    """Divide calls between two stages, or in the middle of the only one."""
+    found = stages(calls)
+    ordered = [call for stage in found for call in stage]
+    middle = len(ordered) // 2
+    ends, end = [], 0
+    for stage in found[:-1]:
+        end += len(stage)
+        ends.append(end)
+    cut = min(ends, key=lambda end: abs(end - middle), default=middle)
+    yield from (half for half in (ordered[:cut], ordered[cut:]) if half)
+
+
+async def _give_up(session: AsyncSession) -> None:
+    """End the session's transaction; a connection that cannot even do that is thrown away."""
+    try:
+        await session.rollback()
+    except Exception:  # noqa: BLE001 - whatever it is, the connection is of no use
+        await session.invalidate()

@@ -1,0 +1,262 @@
+"""The queues of an application: what waits in one is served in the order in which it came."""
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Self
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
+from hero_api.errors import (
+    ClosingError,
+    FaultError,
+    LateError,
+    OutcomeUnknownError,
+    OverloadedError,
+    ServiceError,
+)
+from hero_api.verdicts import describe
+
+_KEY = "hero_api.queues"
+_GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
+_STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
+_LOCKED_ROWS = 4  # that are waited for at a time, each on a connection of its own
+
+logger = logging.getLogger("hero_api")
+
+
+@dataclass(frozen=True, eq=False)
+class QueueSpec:
+    """What shares batches: one queue for each thing that is scarce.
+
+    A batch has at most `max_items`, and at most `max_distinct` different ones (hashable ones,
+    then). Those of a queue that `writes` are committed; `name` names the queue in metrics.
+    """
+
+    name: str
+    writes: bool = False
+    max_items: int = 256
+    max_distinct: int | None = None
+
+
+class BatchQueues:
+    """The queues of one application, each made when it is first used.
+
+    A session brings them along: `AsyncSession(engine, info=queues.info)`. `max_waiting` bounds the
+    calls that wait in a queue, `timeout` is the seconds that a call waits for its batch, and
+    `readers` is how many batches may read at a time.
+    """
+
+    def __init__(self, *, max_waiting: int, timeout: float, readers: int) -> None:
+        self.closed = False
+        self.info: dict[str, Any] = {_KEY: self}
+        self._max_waiting = max_waiting
+        self._timeout = timeout
+        # It is fair, which the pool of connections is not: that one gives a connection back to the
+        # queue that has just returned it, before it wakes the one that waits.
+        self._readers = asyncio.Semaphore(readers)
+        self._queues: dict[QueueSpec, BatchQueue] = {}
+
+    @classmethod
+    def of(cls, session: AsyncSession) -> Self | None:
+        """Return the queues that a session brings along."""
+        return session.info.get(_KEY)
+
+    def __iter__(self) -> Iterator["BatchQueue"]:
+        """Iterate over the queues that were used."""
+        return iter(self._queues.values())
+
+    def queue(self, spec: QueueSpec) -> "BatchQueue":
+        """Return the queue of this kind."""
+        queue = self._queues.get(spec)
+        if queue is None:
+            if self.closed:
+                raise ClosingError
+            # There is one queue that writes, and one batch of it at a time.
+            connections = asyncio.Semaphore() if spec.writes else self._readers
+            queue = self._queues[spec] = BatchQueue(
+                spec, connections, max_waiting=self._max_waiting, timeout=self._timeout
+            )
+        return queue
+
+    def give_up(self) -> None:
+        """Answer every call now, as if its deadline had passed, and refuse new ones."""
+        self.closed = True
+        for queue in self:
+            queue.give_up()
+
+    async def close(self) -> None:
+        """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
+        self.closed = True
+        await asyncio.gather(*(queue.close() for queue in self))
+
+
+class BatchQueue:
+    """Takes calls in, and serves them in batches, one at a time.
+
+    A call that is not answered `timeout` seconds after it came is answered then, whether or not its
+    batch ever ends.
+    """
+
+    def __init__(
+        self, spec: QueueSpec, connections: asyncio.Semaphore, *, max_waiting: int, timeout: float
+    ) -> None:
+        self.name = spec.name
+        self.batches = 0
+        self.items = 0
+        self.refused = 0
+        self.expired = 0
+        self._spec = spec
+        self._connections = connections
+        self._locked_rows = asyncio.Semaphore(_LOCKED_ROWS)
+        self._max_waiting = max_waiting
+        self._timeout = timeout
+        self._closed = False
+        self._silent_until: defaultdict[type[Exception], float] = defaultdict(float)
+        self._waiting: deque[AnyCall] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._begun: set[Batch] = set()
+        self._rows: dict[asyncio.Task[None], Sequence[AnyCall]] = {}  # that are waited for
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a batch."""
+        return len(self._waiting)
+
+    def submit(self, spec: BatchSpec[S, Item, R], session: S, item: Item) -> asyncio.Future[R]:
+        """Take a call in; the future has its result when its batch is committed."""
+        if self._closed:
+            raise ClosingError
+        if len(self._waiting) >= self._max_waiting:
+            self.refused += 1
+            raise OverloadedError
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[R] = loop.create_future()
+        call = Call(spec, session, item, answer, loop.time() + self._timeout)
+        if spec.is_urgent:
+            self._waiting.appendleft(call)
+        else:
+            self._waiting.append(call)
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        if self._timer is None:
+            self._timer = loop.call_at(call.deadline, self._expire, call.deadline)
+        return answer
+
+    def give_up(self) -> None:
+        """Answer every call now, as if its deadline had passed, and refuse new ones."""
+        self._closed = True
+        self._answer_late(float("inf"))
+
+    async def close(self) -> None:
+        """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
+        self._closed = True
+        tasks = [*self._rows, *([self._task] if self._task else [])]
+        if tasks:
+            # A batch that nobody waits for still has a connection to give back.
+            is_waited_for = any(self._unanswered())
+            await asyncio.wait(tasks, timeout=self._timeout if is_waited_for else _GRACE)
+            # One that stands still is left alone: to cancel it would wait for its connection.
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _batch(self, calls: Sequence[AnyCall], *, waits: bool = False) -> Batch:
+        return Batch(calls, writes=self._spec.writes, report=self._report, waits=waits)
+
+    async def _run(self) -> None:
+        """Serve batches until nobody waits."""
+        while self._waiting:
+            async with self._connections:
+                batch = self._batch(self._next_calls())
+                if batch.calls:
+                    await self._serve(batch)
+            self._wait_for_rows(batch.locked)
+        self._task = None
+
+    async def _serve(self, batch: Batch) -> None:
+        self._begun.add(batch)
+        self.batches += 1
+        self.items += len(batch.calls)
+        try:
+            await batch.serve()
+        except asyncio.CancelledError:
+            # The event loop ends: not even the end of a transaction is waited for.
+            for call in batch.calls:
+                call.session.sync_session.invalidate()
+            raise
+        finally:
+            self._begun.discard(batch)
+
+    def _wait_for_rows(self, calls: Sequence[AnyCall]) -> None:
+        """Serve calls whose rows somebody else has locked, when those are free: nobody else waits.
+
+        Each row has a transaction and a connection of its own.
+        """
+        rows: defaultdict[object, list[AnyCall]] = defaultdict(list)
+        for call in calls:
+            rows[call.touched or call].append(call)
+        for its_calls in rows.values():
+            task = asyncio.get_running_loop().create_task(self._serve_row(its_calls))
+            self._rows[task] = its_calls
+            task.add_done_callback(self._rows.pop)
+
+    async def _serve_row(self, calls: Sequence[AnyCall]) -> None:
+        async with self._locked_rows:
+            await self._serve(self._batch(calls, waits=True))
+
+    def _next_calls(self) -> Sequence[AnyCall]:
+        calls: list[AnyCall] = []
+        distinct: set[Any] = set()
+        max_distinct = self._spec.max_distinct
+        while self._waiting and len(calls) < self._spec.max_items:
+            call = self._waiting[0]
+            if not call.answer.done():
+                if max_distinct is not None:
+                    distinct.add(call.item)
+                    if len(distinct) > max_distinct:
+                        break
+                calls.append(call)
+            self._waiting.popleft()
+        return calls
+
+    def _report(self, error: Exception, told: Exception, size: int) -> None:
+        """Log an error and what was told, each kind at most once a second: many may meet it."""
+        if not isinstance(told, ServiceError) or isinstance(told, FaultError):
+            return  # it is answered 500, and logged with the id of its request
+        now = asyncio.get_running_loop().time()
+        if now >= self._silent_until[type(told)]:
+            self._silent_until[type(told)] = now + 1
+            what = describe(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            logger.error("%s: %d failed: %s: %s", self.name, size, what, told)
+
+    def _unanswered(self) -> Iterator[AnyCall]:
+        begun = (batch.calls for batch in self._begun)
+        for call in chain(*begun, *self._rows.values(), self._waiting):
+            if not call.answer.done():
+                yield call
+
+    def _expire(self, due: float) -> None:
+        """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
+        loop = asyncio.get_running_loop()
+        late = loop.time() - due
+        if late > _STALLED:
+            # The process stood still, and with it everything that could have answered.
+            for call in self._unanswered():
+                call.deadline += late
+        self._answer_late(loop.time())
+        due = min((call.deadline for call in self._unanswered()), default=0.0)
+        self._timer = loop.call_at(due, self._expire, due) if due else None
+
+    def _answer_late(self, now: float) -> None:
+        may_be_stored = {
+            call for batch in self._begun if batch.may_have_written for call in batch.calls
+        }
+        for call in self._unanswered():
+            if call.deadline <= now:
+                self.expired += 1
+                call.settle(OutcomeUnknownError() if call in may_be_stored else LateError())

@@ -1,0 +1,395 @@
+"""What can be done with the rows of a table: batch functions, and the calls that batch them."""
+
+import json
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from functools import cache, partial
+from operator import attrgetter
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy import String, Table
+from sqlmodel import SQLModel
+
+from hero_api.batching import QueueSpec, batched
+from hero_api.database import STATEMENTS, ReadOnlySession, ReadWriteSession, fetch
+from hero_api.errors import (
+    DamagedRowError,
+    NotFoundError,
+    RefusedError,
+    RowLockedError,
+    ServiceError,
+    TakenError,
+    UnfitError,
+)
+from hero_api.pages import Page
+from hero_api.statements import (
+    AFTER,
+    PLAIN,
+    Filter,
+    PostgreSQLStatements,
+    Shape,
+    SQLiteStatements,
+    Statements,
+)
+
+_DEEP = 10_000  # rows: a page that skips more of them is a scan
+_HAS_SEQUENCE = "SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'"
+_TYPES = "SELECT name, type FROM pragma_table_info(:table)"
+_DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
+
+# Whatever writes waits in one queue: there is one writing connection, and one sync for a batch.
+WRITES = QueueSpec("write", writes=True)
+PROBES = QueueSpec("probe")
+
+Create = TypeVar("Create", bound=BaseModel)
+Update = TypeVar("Update", bound=BaseModel)
+
+
+class Listed(NamedTuple):
+    """A page: a JSON array; after which id the next one starts, if any; the total, if counted."""
+
+    body: str
+    next_after: int | None
+    total: int | None
+
+
+class Created(NamedTuple):
+    """A row that was stored: its id, and the row as a JSON object."""
+
+    id: int
+    body: str
+
+
+class Patch(NamedTuple):
+    """The changes to one row: the fields that were sent."""
+
+    id: int
+    changes: BaseModel
+
+
+class Storage(Generic[Create, Update]):
+    """The rows of a table, whose primary key is an integer `id`.
+
+    `filters` are those of its pages: each is a field of the `Page` that is listed. Batch functions
+    take a session and a sequence of items, and return a result, or an error, for each. Calls take
+    one item, raise its error, and share batches: all tables' changes in one queue, and reads of
+    each kind in queues of their own.
+    """
+
+    def __init__(self, model: type[SQLModel], filters: Mapping[str, Filter]) -> None:
+        self._table: Table = model.metadata.tables[str(model.__tablename__)]
+        self._noun = self._table.name
+        self._names = (*filters, AFTER)
+        # The text of the statements is the same for all databases of one kind.
+        self._on_postgresql = cache(partial(PostgreSQLStatements, self._table, filters))
+        self._on_sqlite = cache(partial(SQLiteStatements, self._table, filters))
+        self._scans = [name for name, each in filters.items() if each.operator != "="]
+
+        def write(function: Any, kind: str, touches: Any = None) -> Any:  # noqa: ANN401
+            return batched(
+                function, WRITES, name=f"{kind} {self._noun}", touches=touches, locks=self.lock
+            )
+
+        def read(function: Any, kind: str, **bounds: Any) -> Any:  # noqa: ANN401
+            name = f"{kind} {self._noun}"
+            return batched(function, QueueSpec(name, **bounds), name=name)
+
+        # A batch of gets is small, so that its answers do not keep the next batch waiting for long.
+        self._get: Any = read(self.get_many, "get", max_items=64)
+        self._list: Any = read(self.list_many, "list", max_distinct=32)
+        # What costs more as the table grows has its own queue, so that no other page waits for it.
+        self._scan: Any = read(self.list_many, "scan", max_distinct=1)
+        self._create: Any = write(self.create_many, "create")
+        self._choose: Any = write(self.create_chosen, "create chosen", self._touched_by_create)
+        self._update: Any = write(self.update_many, "update", self._touched_by_patch)
+        self._delete: Any = write(self.delete_many, "delete", self._touched_by_id)
+        self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe {self._noun}")
+        self._check_writes: Any = batched(
+            self.check_writes, WRITES, name=f"write probe {self._noun}", is_urgent=True
+        )
+
+    def get(self, session: ReadOnlySession, row_id: int) -> Awaitable[str]:
+        """Read one row, as a JSON object."""
+        called: Awaitable[str] = self._get(session, row_id)
+        return called
+
+    def list_page(self, session: ReadOnlySession, page: Page) -> Awaitable[Listed]:
+        """Read one page of rows, in id order."""
+        costly = page.count or page.offset > _DEEP
+        costly = costly or any(getattr(page, name, None) is not None for name in self._scans)
+        called: Awaitable[Listed] = (self._scan if costly else self._list)(session, page)
+        return called
+
+    def create(self, session: ReadWriteSession, row: Create) -> Awaitable[Created]:
+        """Store a row; an `id` that the client chose is honoured while it is free."""
+        is_chosen = getattr(row, "id", None) is not None
+        called: Awaitable[Created] = (self._choose if is_chosen else self._create)(session, row)
+        return called
+
+    def update(self, session: ReadWriteSession, row_id: int, changes: Update) -> Awaitable[str]:
+        """Change the fields that were sent, and return the row as a JSON object."""
+        called: Awaitable[str] = self._update(session, Patch(row_id, changes))
+        return called
+
+    def delete(self, session: ReadWriteSession, row_id: int) -> Awaitable[None]:
+        """Delete one row."""
+        called: Awaitable[None] = self._delete(session, row_id)
+        return called
+
+    def check(self, reads: ReadOnlySession, writes: ReadWriteSession) -> list[Awaitable[None]]:
+        """Ask whether the database can run the statements that serve, and takes writes."""
+        return [self._check_reads(reads, None), self._check_writes(writes, None)]
+
+    async def get_many(
+        self, session: ReadOnlySession, ids: Sequence[int]
+    ) -> Sequence[str | ServiceError]:
+        """Read rows by id, each as a JSON object."""
+        bodies = await self._read(session, ids)
+        return [
+            NotFoundError(self._noun)
+            if row_id not in bodies
+            else bodies[row_id] or DamagedRowError()
+            for row_id in ids
+        ]
+
+    async def list_many(
+        self, session: ReadOnlySession, pages: Sequence[Page]
+    ) -> Sequence[Listed | ServiceError]:
+        """Read pages, in id order; equal ones are read once, and all from one snapshot."""
+        statements = await self._statements(session)
+        distinct = sorted(set(pages), key=attrgetter("offset")) or [Page(limit=0)]
+        shapes = tuple(map(self._shape, distinct))
+        parameters: dict[str, object] = {}
+        walked = 0
+        for index, (page, shape) in enumerate(zip(distinct, shapes, strict=True)):
+            offset = page.offset
+            if shape == PLAIN:
+                offset, walked = offset - walked, offset
+            parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
+            parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
+        rows = await fetch(session, statements.pages(shapes), parameters)
+        listed = {distinct[index]: _listed(distinct[index], *row) for index, *row in rows}
+        return [listed[page] for page in pages]
+
+    async def create_many(
+        self, session: ReadWriteSession, rows: Sequence[Create]
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows under ids that the database draws."""
+        statements = await self._statements(session)
+        results: list[Created | ServiceError] = [RefusedError() for _ in rows]
+        places: Sequence[int] = range(len(rows))
+        for _ in range(_DRAWS):
+            items = _array(_with_position(n, rows[place]) for n, place in enumerate(places))
+            stored = statements.match(
+                await fetch(session, statements.create, {"items": items}), len(places)
+            )
+            if stored is None:
+                raise RefusedError
+            bodies = await self._returned(
+                session,
+                [(row.row_id, row.body, row.has_triggers) for row in stored if row.is_stored],
+            )
+            vain = {row.row_id: places[row.position] for row in stored if not row.is_stored}
+            for row in stored:
+                if row.is_stored:
+                    results[places[row.position]] = Created(row.row_id, bodies[row.row_id])
+            # An id that another has taken is drawn anew; what a trigger keeps out is refused.
+            places = [vain[taken] for taken in await self._existing(session, vain)]
+            if not places:
+                break
+        return results
+
+    async def create_chosen(
+        self, session: ReadWriteSession, rows: Sequence[Create]
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows under ids that clients chose, while they are free."""
+        statements = await self._statements(session)
+        ids: list[int] = [row.id for row in rows]  # type: ignore[attr-defined]
+        first: dict[int, int] = {}
+        for place, row_id in enumerate(ids):
+            first.setdefault(row_id, place)
+        items = _array(rows[place].model_dump_json() for place in first.values())
+        stored = await fetch(session, statements.create_chosen, {"items": items})
+        bodies = await self._returned(session, stored)
+        missing = first.keys() - bodies.keys()
+        refused = missing - await self._existing(session, missing)
+        return [
+            Created(row_id, bodies[row_id])
+            if row_id in bodies and first[row_id] == place
+            else RefusedError()
+            if row_id in refused
+            else TakenError(self._noun, row_id)
+            for place, row_id in enumerate(ids)
+        ]
+
+    async def update_many(
+        self, session: ReadWriteSession, patches: Sequence[Patch]
+    ) -> Sequence[str | ServiceError]:
+        """Change the fields that were sent; patches to one row apply one after the other."""
+        statements = await self._statements(session)
+        results: dict[int, str | ServiceError] = {}
+        pending = dict(enumerate(patches))
+        while True:
+            # A statement changes a row once: the second patch to it goes into a second statement.
+            turn = {patch.id: place for place, patch in reversed(pending.items())}
+            items = _array(_with_id(pending[place]) for place in turn.values())
+            updated = await fetch(session, statements.update, {"items": items})
+            bodies = await self._returned(session, updated, DamagedRowError)
+            errors = await self._errors(session, turn.keys() - bodies.keys())
+            for row_id, place in turn.items():
+                results[place] = bodies.get(row_id) or errors[row_id]
+                del pending[place]
+            if not pending:
+                return [results[place] for place in range(len(patches))]
+
+    async def delete_many(
+        self, session: ReadWriteSession, ids: Sequence[int]
+    ) -> Sequence[ServiceError | None]:
+        """Delete rows by id; of two deletes of one row, one succeeds."""
+        statements = await self._statements(session)
+        rows = await fetch(session, statements.delete, {"ids": json.dumps(ids)})
+        deleted = {row_id for (row_id,) in rows}
+        errors = await self._errors(session, set(ids) - deleted)
+        results: list[ServiceError | None] = []
+        for row_id in ids:
+            why_not = errors.get(row_id) or NotFoundError(self._noun)
+            results.append(None if row_id in deleted else why_not)
+            deleted.discard(row_id)
+        return results
+
+    async def check_reads(
+        self, session: ReadOnlySession, items: Sequence[None]
+    ) -> Sequence[ServiceError | None]:
+        """Read nothing, by the statements that serve."""
+        await self.get_many(session, [])
+        await self.list_many(session, [])
+        return items
+
+    async def check_writes(
+        self, session: ReadWriteSession, items: Sequence[None]
+    ) -> Sequence[ServiceError | None]:
+        """Write no row; the result is what a create would be told."""
+        statements = await self._statements(session)
+        await fetch(session, statements.probe, {})
+        # Returned: what else is in the batch may still fit.
+        return [await session.probe()] * len(items)
+
+    async def lock(self, session: ReadWriteSession, items: Sequence[Any], *, wait: bool) -> None:
+        """Lock the rows that items of any kind are about, where the engine locks rows."""
+        statements = await self._statements(session)
+        if not isinstance(statements, PostgreSQLStatements):
+            return
+        creates = [item for item in items if isinstance(item, BaseModel)]
+        chosen = [row_id for row_id in map(_chosen_id, creates) if row_id is not None]
+        ids = [item.id if isinstance(item, Patch) else item for item in items if item is not None]
+        ids = [*(each for each in ids if isinstance(each, int)), *chosen]
+        statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
+        await fetch(session, statement, {"ids": json.dumps(ids)})
+
+    async def _statements(self, session: ReadOnlySession) -> Statements:
+        """Return the statements for the table as the session's database has it."""
+        known: dict[object, Statements] = session.info.get(STATEMENTS, {})
+        if self not in known:
+            known[self] = await self._build(session)
+        return known[self]
+
+    async def _build(self, session: ReadOnlySession) -> Statements:
+        if session.get_bind().dialect.name == "postgresql":
+            return self._on_postgresql()
+        [(has_sequence,)] = await fetch(session, _HAS_SEQUENCE, {})
+        rows = await fetch(session, _TYPES, {"table": self._noun})
+        texts = {each.name for each in self._table.columns if isinstance(each.type, String)}
+        casts = any(not _holds_text(kind) for name, kind in rows if name in texts)
+        return self._on_sqlite(has_sequence=bool(has_sequence), casts=casts)
+
+    async def _read(self, session: ReadOnlySession, ids: Iterable[int]) -> dict[int, str | None]:
+        statements = await self._statements(session)
+        return dict(await fetch(session, statements.get, {"ids": json.dumps([*ids])}))
+
+    async def _returned(
+        self,
+        session: ReadOnlySession,
+        rows: Sequence[tuple[int, str | None, object]],
+        damaged: type[ServiceError] = UnfitError,
+    ) -> Mapping[int, str]:
+        """Return what rows hold, by their ids, from what RETURNING said of them.
+
+        Raises an error for a row that cannot be answered: what is answered with an error must not
+        be stored, and the batch is rolled back.
+        """
+        bodies = {row_id: body for row_id, body, _ in rows}
+        if any(has_triggers for *_, has_triggers in rows):
+            # RETURNING shows what a row was before the triggers that fire after it.
+            bodies = await self._read(session, bodies)
+            if len(bodies) < len(rows):
+                raise RefusedError
+        found = {row_id: body for row_id, body in bodies.items() if body is not None}
+        if len(found) < len(bodies):
+            raise damaged
+        return found
+
+    async def _existing(self, session: ReadOnlySession, ids: Collection[int]) -> set[int]:
+        if not ids:
+            return set()
+        statements = await self._statements(session)
+        rows = await fetch(session, statements.exist, {"ids": json.dumps([*ids])})
+        return {row_id for (row_id,) in rows}
+
+    async def _errors(
+        self, session: ReadOnlySession, ids: Collection[int]
+    ) -> Mapping[int, ServiceError]:
+        """Say why rows could not be changed: they are not there, or somebody keeps them so."""
+        existing = await self._existing(session, ids)
+        skips_locked = (await self._statements(session)).skips_locked
+        kept = RowLockedError if skips_locked else RefusedError
+        return {
+            row_id: kept() if row_id in existing else NotFoundError(self._noun) for row_id in ids
+        }
+
+    def _shape(self, page: Page) -> Shape:
+        filters = (name for name in self._names if getattr(page, name, None) is not None)
+        return Shape(tuple(filters), page.count)
+
+    def _touched_by_create(self, row: BaseModel) -> object:
+        return self._noun, _chosen_id(row)
+
+    def _touched_by_patch(self, patch: Patch) -> object:
+        return self._noun, patch.id
+
+    def _touched_by_id(self, row_id: int) -> object:
+        return self._noun, row_id
+
+
+def _chosen_id(row: BaseModel) -> int | None:
+    chosen: int | None = getattr(row, "id", None)
+    return chosen
+
+
+def _holds_text(kind: str) -> bool:
+    """Say whether SQLite keeps text as it is in such a column (sqlite.org/datatype3.html)."""
+    kind = kind.upper()
+    if "INT" in kind:
+        return False
+    return kind in {"", "BLOB"} or any(word in kind for word in ("CHAR", "CLOB", "TEXT", "BLOB"))
+
+
+def _array(items: Iterable[str]) -> str:
+    return f"[{','.join(items)}]"
+
+
+def _with_position(position: int, row: BaseModel) -> str:
+    return f'{{"_position":{position},{row.model_dump_json()[1:]}'
+
+
+def _with_id(patch: Patch) -> str:
+    changes = patch.changes.model_dump_json(exclude_unset=True)[1:]
+    return f'{{"id":{patch.id}{"}" if changes == "}" else "," + changes}'
+
+
+def _listed(  # noqa: PLR0913, PLR0917 - the columns of a page's SELECT
+    page: Page, rows: str | None, size: int, last_id: int, total: int | None, sound: int
+) -> Listed | ServiceError:
+    if sound < size:
+        return DamagedRowError()
+    is_full = size == page.limit and size > 0
+    return Listed(f"[{rows or ''}]", last_id if is_full else None, total)
