@@ -21,7 +21,7 @@ from hero_api.coalescing import Lanes
 from hero_api.connection import Connections
 from hero_api.errors import StartError
 from hero_api.settings import Settings
-from hero_api.wal import has_wal_reset_fault
+from hero_api.sqlite import has_wal_reset_fault
 from hero_api.workers import Worker, stop_signals, supervise
 
 _ONE_PROCESS = (

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
@@ -19,16 +18,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
 from hero_api.errors import BrokenError, HeroError, ReplacedError, StartError
-from hero_api.imprint import Imprint
 from hero_api.models import Hero
 from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.sqlite_file import check_file, existing_file, identity, unusable
-from hero_api.wal import beside, set_aside, wal_of
+from hero_api.sqlite_file import beside, check_file, existing_file, identity, unusable
 
 _OLDEST = (3, 35, 0)  # the first with RETURNING
 
 logger = logging.getLogger("hero_api")
+
+
+def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
+    """Say whether two processes at work can corrupt a WAL database (sqlite.org/wal.html)."""
+    return (3, 7, 0) <= version < (3, 51, 3) and not any(
+        fixed <= version < (fixed[0], fixed[1] + 1) for fixed in ((3, 44, 6), (3, 50, 7))
+    )
 
 
 class SQLite:
@@ -37,11 +41,10 @@ class SQLite:
     def __init__(self, settings: Settings) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
-        check_file(settings.path)
+        check_file(settings.path, settings.busy_timeout)
         url = existing_file(settings.url)
         self._path = settings.path
         self._identity = identity(self._path)
-        self._imprint = Imprint(self._path)
         self._busy_timeout = settings.busy_timeout
         both: dict[str, Any] = {"max_overflow": 0, "pool_timeout": settings.request_timeout}
         self.writer = create_async_engine(url, pool_size=1, pool_reset_on_return=None, **both)
@@ -83,45 +86,23 @@ class SQLite:
 
     async def dispose(self) -> None:
         """Close every connection, the writing one last: the last one out checkpoints."""
-        is_in_use = any(map(_is_in_use, (self.reader, self.writer)))
         await self.reader.dispose()
         await self.writer.dispose()
-        if not is_in_use:  # otherwise a connection still needs its locks
-            self._imprint.close()
 
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
         Where another holds the file, or a batch its connection, it stays until the next start.
-        Nothing of it goes into a file that is not what it was: it is kept under another name.
+        One that was opened and then replaced gets what is its own: SQLite holds it open.
         """
-        kept = None
         try:
             if not _is_in_use(self.writer):
                 await self._pragma("busy_timeout=0")
-                if self._imprint.fits():
-                    await self._pragma("wal_checkpoint(TRUNCATE)")
-                else:
-                    kept = await self._set_aside()
+                await self._pragma("wal_checkpoint(TRUNCATE)")
         except (SQLAlchemyError, sqlite3.Error, HeroError, OSError) as error:
             logger.warning("%s keeps its WAL until the next start: %r", self._path, error)
         finally:
             await self.dispose()
-        if kept and not self._path.stat().st_size:
-            # SQLite must not take what is left for a new database: the next start refuses it so.
-            kept.replace(wal_of(self._path))
-
-    async def _set_aside(self) -> Path | None:
-        self._check_identity()
-        self._check_beside()
-        async with self._writing() as driver:
-            await fetch(driver, "BEGIN IMMEDIATE", {})  # ends when the connection is taken back
-            # Beside another process this one does not checkpoint when it closes.
-            if self._imprint.fits() or not self._imprint.lock_out():
-                return None
-            kept = set_aside(wal_of(self._path))
-        logger.warning("%s was overwritten; what its WAL held is in %s", self._path, kept)
-        return kept
 
     async def _prepare(self) -> None:
         async with self.reader.connect() as connection:
@@ -131,7 +112,6 @@ class SQLite:
             async with self.writer.begin() as connection:
                 table = Hero.metadata.tables["hero"]
                 await connection.run_sync(Hero.metadata.create_all, tables=[table])
-        self._imprint.take()
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""
@@ -159,8 +139,6 @@ class SQLite:
             raise BrokenError from error
         try:
             self._check_beside()
-            if not self._imprint.fits():
-                raise ReplacedError  # noqa: TRY301 - as the other check does
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
@@ -178,7 +156,6 @@ class SQLite:
         except (ValueError, sqlite3.Error) as error:
             # The pool would replace it too, but with a traceback. What was closed stays closed.
             entry.invalidate(soft=isinstance(error, (ValueError, sqlite3.ProgrammingError)))
-        self._imprint.follow()
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.
