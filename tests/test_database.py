@@ -904,6 +904,16 @@ OTHER_SCHEMAS = {
     "secret_name TEXT)",
     "ids that are text": "CREATE TABLE hero (id TEXT PRIMARY KEY, name TEXT, age INTEGER, "
     "secret_name TEXT)",
+    "ids that are BIGINT": "CREATE TABLE hero (id BIGINT PRIMARY KEY, name TEXT, age INTEGER, "
+    "secret_name TEXT)",
+    "ids that are INT": "CREATE TABLE hero (id INT NOT NULL, name TEXT, age INTEGER, "
+    "secret_name TEXT, PRIMARY KEY (id))",
+    "ids that descend": "CREATE TABLE hero (id INTEGER PRIMARY KEY DESC, name TEXT, age INTEGER, "
+    "secret_name TEXT)",
+    "no rowids": "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, "
+    "secret_name TEXT) WITHOUT ROWID",
+    "ids that are half of the key": "CREATE TABLE hero (id INTEGER, name TEXT, age INTEGER, "
+    "secret_name TEXT, PRIMARY KEY (id, name))",
     "another column that must be given": "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, "
     "age INTEGER, secret_name TEXT, cape TEXT NOT NULL)",
 }
@@ -929,6 +939,46 @@ async def test_other_tables_and_columns_beside_the_heroes_are_no_reason_to_refus
         )
     async with running(create_app(settings_for(path))) as client:
         assert (await client.post("/heroes/", json=HERO)).status_code == 200
+
+
+def make_table(path: Path, columns: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"CREATE TABLE hero ({columns})")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "id integer PRIMARY KEY",
+        "id INTEGER PRIMARY KEY ASC",
+        "id INTEGER PRIMARY KEY AUTOINCREMENT",
+    ],
+)
+async def test_a_table_whose_ids_are_its_rowids_is_served_without_a_warning(
+    path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_table(path, f"{key}, name VARCHAR(50) NOT NULL, age NUMERIC, secret_name CLOB")
+    async with running(create_app(settings_for(path))) as client:
+        await create(client, 1)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "warned"),
+    [
+        ("name STRING, age INTEGER, secret_name TEXT", "name of the table hero is STRING"),
+        ("name TEXT, age TEXT, secret_name TEXT", "age of the table hero is TEXT"),
+        ("name TEXT, age REAL, secret_name TEXT", "age of the table hero is REAL"),
+        ("name TEXT, age INTEGER, secret_name INT", "secret_name of the table hero is INT"),
+    ],
+)
+async def test_a_column_that_changes_what_is_stored_in_it_is_a_warning_that_names_it(
+    path: Path, columns: str, warned: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_table(path, f"id INTEGER PRIMARY KEY, {columns}")
+    async with open_database(settings_for(path), {}):
+        [message] = caplog.messages
+        assert warned in message
 
 
 async def test_a_missing_directory_is_refused_and_not_made(tmp_path: Path) -> None:
