@@ -60,6 +60,7 @@ class SQLite:
             f"synchronous={settings.synchronous}",
             "foreign_keys=ON",
             "journal_size_limit=67108864",
+            "temp_store=MEMORY",  # the root of a container may be read-only, without a /tmp
         ]
         _set_on_connect(self.writer, pragmas)
         _set_on_connect(self.reader, [*pragmas, "query_only=ON"])

@@ -1,6 +1,7 @@
 """The file that SQLite keeps the heroes in: looked at before anything is written to it."""
 
 import os
+import re
 import sqlite3
 import urllib.parse
 from contextlib import closing
@@ -26,7 +27,7 @@ def check_file(path: Path, busy_timeout: float) -> None:
     try:
         try:
             _check_file(path, busy_timeout)
-        except StartError:
+        except (StartError, OSError):
             _check_file(path, busy_timeout)  # another process may have changed it between two looks
     except OSError as error:
         raise unusable(path, error.strerror or str(error)) from error
@@ -44,12 +45,44 @@ def _check_file(path: Path, busy_timeout: float) -> None:
         raise unusable(path, f"the directory {directory} cannot be written")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise unusable(path, "the file cannot be read and written")
+    if is_mounted(path):
+        raise unusable(path, "it is mounted alone, and its -wal would not be; mount its directory")
+    for suffix in ("-wal", "-shm", "-journal"):
+        _check_access(path, beside(path, suffix))
     _check_log(path)
     if path.exists():
         _check_content(path, busy_timeout)
     else:
         # An empty file is an empty database; connections never make one.
         path.touch()
+
+
+def is_mounted(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Say whether the very file is a mount, as a container may have it; os.path.ismount does not.
+
+    Where the system does not list its mounts (proc_pid_mountinfo(5)), none is.
+    """
+    try:
+        lines = mounts.read_bytes().split(b"\n")
+    except OSError:
+        return False
+    points = {
+        re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        for line in lines
+        if line
+    }
+    return os.fsencode(path.resolve()) in points
+
+
+def _check_access(path: Path, file: Path) -> None:
+    """Refuse a file of SQLite's own that someone else has left, such as root."""
+    if not file.exists() or os.access(file, os.R_OK | os.W_OK):
+        return
+    try:
+        owner = file.owner()
+    except KeyError:  # in a container, a user may have no name
+        owner = f"user {file.stat().st_uid}"
+    raise unusable(path, f"{file} belongs to {owner} and cannot be written; chown it to this user")
 
 
 def _check_log(path: Path) -> None:

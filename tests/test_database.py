@@ -27,6 +27,7 @@ from hero_api.app import create_app
 from hero_api.database import Database, open_database
 from hero_api.errors import StartError
 from hero_api.settings import PREFIX, Settings
+from hero_api.sqlite_file import is_mounted
 from hero_api.testing import running
 
 from .servers import ROOT, UNPRIVILEGED, Server, serving
@@ -129,6 +130,7 @@ async def pragma(session: AsyncSession, name: str) -> object:
         ("foreign_keys", 1),
         ("busy_timeout", 5_000),
         ("journal_size_limit", 67_108_864),
+        ("temp_store", 2),
         ("query_only", 0),
     ],
 )
@@ -141,7 +143,7 @@ async def test_the_writing_connection_is_set_up(
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("foreign_keys", 1), ("busy_timeout", 5_000), ("query_only", 1)],
+    [("foreign_keys", 1), ("busy_timeout", 5_000), ("temp_store", 2), ("query_only", 1)],
 )
 async def test_a_reading_connection_is_set_up(database: Database, name: str, value: object) -> None:
     async with database.read_session() as session:
@@ -1092,6 +1094,78 @@ def test_a_file_in_a_directory_that_cannot_be_entered_is_refused_in_one_line(
     if os.getuid() != 0:
         (public / "closed").chmod(0)
     assert_does_not_start(public / "closed" / "heroes.db", program=("-c", UNPRIVILEGED))
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_file_beside_that_someone_else_has_left_is_refused_in_one_line_with_its_owner(
+    public: Path, sound: bytes, suffix: str
+) -> None:
+    path, left = public / "heroes.db", public / f"heroes.db{suffix}"
+    path.write_bytes(sound)
+    left.touch()
+    path.chmod(0o666)
+    left.chmod(0o444)
+    public.chmod(0o777)
+    line = assert_does_not_start(path, program=("-c", UNPRIVILEGED))
+    assert str(left) in line
+    assert left.owner() in line
+
+
+# A file that is a mount of its own
+
+
+MOUNTS = b"""22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+41 22 254:0 /srv/heroes.db %s rw,relatime shared:1 - ext4 /dev/vda rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("heroes.db", "heroes.db"),
+        ("all heroes.db", r"all\040heroes.db"),
+        ("a\tb\nc.db", r"a\011b\012c.db"),
+        (r"a\040.db", r"a\134040.db"),
+        ("#1 Zoë.db", r"\0431\040Zoë.db"),
+    ],
+)
+def test_a_file_is_found_among_the_mounts_by_its_name(
+    tmp_path: Path, name: str, escaped: str
+) -> None:
+    mounts, path, other = tmp_path / "mounts", tmp_path / name, tmp_path / "other.db"
+    write(mounts, MOUNTS % os.fsencode(tmp_path / escaped))
+    assert is_mounted(path, mounts)
+    assert not is_mounted(other, mounts)
+    other.symlink_to(path)
+    assert is_mounted(other, mounts)
+
+
+def test_no_file_is_a_mount_where_the_system_lists_none(path: Path, tmp_path: Path) -> None:
+    assert not is_mounted(path, tmp_path / "missing")
+
+
+def test_the_directory_of_the_file_may_be_a_mount(path: Path, tmp_path: Path) -> None:
+    write(tmp_path / "mounts", MOUNTS % os.fsencode(tmp_path))
+    assert not is_mounted(path, tmp_path / "mounts")
+
+
+@pytest.fixture
+def mounted(path: Path, tmp_path: Path, sound: bytes) -> Iterator[Path]:
+    """Mount a file over the database's, as a container does it."""
+    write(tmp_path / "outside.db", sound)
+    path.touch()
+    command = ["mount", "--bind", str(tmp_path / "outside.db"), str(path)]
+    if os.getuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may mount")
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    if ended.returncode:
+        pytest.skip(f"nothing can be mounted here: {ended.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_single_file_that_is_mounted_is_refused_in_one_line(mounted: Path) -> None:
+    assert "mount its directory" in assert_does_not_start(mounted)
 
 
 # Damage inside the file
