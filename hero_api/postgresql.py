@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from hero_api.database_url import shown
 from hero_api.errors import StartError
 from hero_api.models import MAX_CHOSEN_ID, Hero
 from hero_api.schema import has_heroes
@@ -95,7 +96,7 @@ class PostgreSQL:
         except (SQLAlchemyError, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             reason = " ".join(str(cause).split())
-            raise StartError(f"The database {self._url} cannot be used: {reason}") from error
+            raise StartError(f"The database {shown(self._url)} cannot be used: {reason}") from error
         for watch in self._watches:
             watch.patience = self._patience
 
