@@ -143,6 +143,10 @@ async def fetch(
         if module.is_lost(driver, error):
             await session.invalidate()
             raise BrokenError from error
+        # What it says may come from another file than the one that was opened.
+        check = connection.info.get("check")
+        if check is not None:
+            check()
         raise
     return rows
 

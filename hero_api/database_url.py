@@ -2,53 +2,92 @@
 
 import re
 from typing import Annotated
+from urllib.parse import unquote
 
 from pydantic import AfterValidator
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
+_ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+}
 _EXAMPLES = "sqlite:///heroes.db or postgresql://user:password@host/database"
-# libpq takes several hosts where SQLAlchemy's URLs have one.
-_HOSTS = re.compile(r"^(\w+(?:\+\w+)?://(?:[^@/?]*@)?)([^@/?]*,[^@/?]*)(?:/([^?]*))?(?:\?(.*))?$")
-_HOST_AND_PORT = re.compile(r"\[?([^/\]]*?)\]?:(\d+)")
+_SHOWN = {"host", "port"}  # of the parameters of a URL
+_NO_URL = f"is not a database URL; use for example {_EXAMPLES}"
+# Up to the hosts, as SQLAlchemy splits a URL; the hosts; the database; the query.
+_PARTS = re.compile(r"(\w+(?:\+\w+)?://(?:[^:/]*(?::[^@]*)?@)?)([^/?]*)([^?]*)\??(.*)")
+_HOST_AND_PORT = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?|([\da-fA-F:.]+)")
 
 
-def _normal_url(text: str) -> str:
-    """Give a database URL as people write it its async driver, and refuse what cannot work."""
+def shown(url: URL) -> str:
+    """Return a URL as anybody may see it: without its passwords, and what else a driver is told."""
+    return str(url.set(query={name: url.query[name] for name in url.query.keys() & _SHOWN}))
+
+
+def _normal_url(given: str) -> str:
+    """Give a database URL as people write it its async driver, and refuse what cannot work.
+
+    No message repeats what was given: a part of a password can be anywhere in it.
+    """
+    text = given.strip()
+    is_file = text.startswith("sqlite")
+    if not is_file:
+        text = _as_sqlalchemy_has_it(text)
     try:
-        url = make_url(_HOSTS.sub(_hosts_into_query, text))
+        url = make_url(text)
     except (ArgumentError, ValueError):
-        message = f"is not a database URL; use for example {_EXAMPLES}"
-        raise ValueError(message) from None
+        raise ValueError(_NO_URL) from None
     url = url.set(drivername=_ASYNC_DRIVERS.get(url.drivername, url.drivername))
     if url.drivername not in _ASYNC_DRIVERS.values():
         message = f"names {url.drivername}, which is not supported; use for example {_EXAMPLES}"
         raise ValueError(message)
-    if url.get_backend_name() == "postgresql":
+    if is_file:
+        _check_file_url(text, url)
+    else:
         url = _with_ports_apart(_with_credentials_apart(url))
-        return url.render_as_string(hide_password=False)
+    return url.render_as_string(hide_password=False)
+
+
+def _as_sqlalchemy_has_it(text: str) -> str:
+    """Move into the query what SQLAlchemy takes for no host: several, or a socket's directory."""
+    match = _PARTS.fullmatch(text)
+    if not match:
+        raise ValueError(_NO_URL)
+    before, hosts, database, query = match.groups()
+    if "@" in hosts + database:
+        message = "has an @ too many: in a user or a password, write @ as %40, / as %2F, : as %3A"
+        raise ValueError(message)
+    if "," in hosts or "%" in hosts:
+        return f"{before}{database or '/'}?host={hosts}{query and '&' + query}"
+    return text
+
+
+def _check_file_url(text: str, url: URL) -> None:
+    """Refuse the URL of a SQLite file that would open another one, or none."""
     if _is_in_memory(url):
         message = (
             "is an in-memory SQLite database, of which each connection would see one of its own; "
             "use a file, for example sqlite:///heroes.db"
         )
         raise ValueError(message)
-    if url.host or url.query:
+    if url.host or url.username or "?" in text:
         message = (
             "has more than the path of a SQLite file; write sqlite:/// and the path, for example "
-            "sqlite:///heroes.db, or sqlite:////var/lib/heroes.db"
+            "sqlite:///heroes.db, or sqlite:////var/lib/heroes.db (and a ? in the path as %3F)"
         )
         raise ValueError(message)
+    try:
+        unquote(text.replace("%00", "%FF"), errors="strict").encode()
+    except UnicodeError:
+        message = (
+            "has an escape that is not UTF-8, or NUL; write the name itself, and a % in it as %25"
+        )
+        raise ValueError(message) from None
     if url.database and url.database.startswith("file:"):
         message = "is a SQLite URI; give the plain path, for example sqlite:///heroes.db"
         raise ValueError(message)
-    return url.render_as_string(hide_password=False)
-
-
-def _hosts_into_query(match: re.Match[str]) -> str:
-    before, hosts, database, query = match.groups(default="")
-    return f"{before}/{database}?host={hosts}{query and '&' + query}"
 
 
 def _with_credentials_apart(url: URL) -> URL:
@@ -62,10 +101,13 @@ def _with_credentials_apart(url: URL) -> URL:
 def _with_ports_apart(url: URL) -> URL:
     """Write `host=a:1,b:2` as libpq does: `host=a,b&port=1,2`."""
     hosts = ",".join(url.normalized_query.get("host", ())).split(",")
-    if not any(_HOST_AND_PORT.fullmatch(host) for host in hosts):
+    if not any(":" in host for host in hosts):
         return url
-    parts = [_HOST_AND_PORT.fullmatch(host) or re.fullmatch("(.*)()", host) for host in hosts]
-    names, ports = zip(*(part.groups() for part in parts if part), strict=True)
+    parts = [_HOST_AND_PORT.fullmatch(host) for host in hosts]
+    if not all(parts):
+        raise ValueError(_NO_URL)
+    names = [part[1] or part[2] or part[4] or "" for part in parts if part]
+    ports = [part[3] or "" for part in parts if part]
     return url.update_query_dict({"host": ",".join(names), "port": ",".join(ports)})
 
 

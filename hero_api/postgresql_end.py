@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hero_api.database_url import shown
 from hero_api.ends import SELECT, Row
 from hero_api.errors import StartError
 from hero_api.models import MAX_AGE, MAX_CHOSEN_ID
@@ -29,7 +30,7 @@ class PostgreSQLEnd:
     takes_nul = False
 
     def __init__(self, settings: Settings, *, writes: bool) -> None:
-        self.name = str(settings.url)  # with its password hidden
+        self.name = shown(settings.url)
         self.identity: object = None
         dialect = settings.url.get_dialect()
         try:

@@ -19,9 +19,10 @@ from hero_api.acceptor import Acceptor
 from hero_api.arrival import ArrivalNotice
 from hero_api.batching import BatchQueues
 from hero_api.connection import Connections
+from hero_api.database_url import shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
-from hero_api.wal import has_wal_reset_fault
+from hero_api.sqlite import has_wal_reset_fault
 from hero_api.workers import Worker, stop_signals, supervise
 
 _ONE_PROCESS = (
@@ -172,7 +173,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
 def _where_and_how_durable(settings: Settings) -> tuple[object, str]:
     if settings.is_postgresql:
         # With its password hidden.
-        return settings.url, "PostgreSQL's, by its settings fsync and synchronous_commit"
+        return shown(settings.url), "PostgreSQL's, by its settings fsync and synchronous_commit"
     durability = (
         "every answered write is on disk, and survives a power cut"
         if settings.synchronous == "FULL"

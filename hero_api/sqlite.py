@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
@@ -20,12 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
-from hero_api.imprint import Imprint
 from hero_api.models import Hero
 from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.sqlite_file import check_file, existing_file, identity, unusable
-from hero_api.wal import beside, set_aside, wal_of
+from hero_api.sqlite_file import beside, check_file, existing_file, identity, unusable
 
 STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
@@ -40,17 +37,23 @@ _HEADER = """
 logger = logging.getLogger("hero_api")
 
 
+def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
+    """Say whether two processes at work can corrupt a WAL database (sqlite.org/wal.html)."""
+    return (3, 7, 0) <= version < (3, 51, 3) and not any(
+        fixed <= version < (fixed[0], fixed[1] + 1) for fixed in ((3, 44, 6), (3, 50, 7))
+    )
+
+
 class SQLite:
     """The engines of one file: one connection that writes, and a few that refuse to."""
 
     def __init__(self, settings: Settings) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
-        check_file(settings.path)
+        check_file(settings.path, settings.busy_timeout)
         url = existing_file(settings.url)
         self._path = settings.path
         self._identity = identity(self._path)
-        self._imprint = Imprint(self._path)
         self._busy_timeout = settings.busy_timeout
         both: dict[str, Any] = {"max_overflow": 0, "pool_timeout": settings.request_timeout}
         self.writer = create_async_engine(url, pool_size=1, pool_reset_on_return=None, **both)
@@ -66,6 +69,7 @@ class SQLite:
             f"synchronous={settings.synchronous}",
             "foreign_keys=ON",
             "journal_size_limit=67108864",
+            "temp_store=MEMORY",  # the root of a container may be read-only, without a /tmp
         ]
         _set_on_connect(self.writer, pragmas)
         _set_on_connect(self.reader, [*pragmas, "query_only=ON"])
@@ -74,6 +78,7 @@ class SQLite:
         self._beside: Sequence[object] = ()
         for engine in (self.writer, self.reader):
             event.listen(engine.sync_engine, "do_connect", self._check_identity)
+            event.listen(engine.sync_engine, "connect", self._let_files_be_checked)
         event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
         event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
         event.listen(self.writer.sync_engine, "begin", self._begin)
@@ -92,45 +97,23 @@ class SQLite:
 
     async def dispose(self) -> None:
         """Close every connection, the writing one last: the last one out checkpoints."""
-        is_in_use = any(map(_is_in_use, (self.reader, self.writer)))
         await self.reader.dispose()
         await self.writer.dispose()
-        if not is_in_use:  # otherwise a connection still needs its locks
-            self._imprint.close()
 
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
         Where another holds the file, or a batch its connection, it stays until the next start.
-        Nothing of it goes into a file that is not what it was: it is kept under another name.
+        One that was opened and then replaced gets what is its own: SQLite holds it open.
         """
-        kept = None
         try:
             if not _is_in_use(self.writer):
                 await self._pragma("busy_timeout=0")
-                if self._imprint.fits():
-                    await self._pragma("wal_checkpoint(TRUNCATE)")
-                else:
-                    kept = await self._set_aside()
+                await self._pragma("wal_checkpoint(TRUNCATE)")
         except (SQLAlchemyError, sqlite3.Error, ServiceError, OSError) as error:
             logger.warning("%s keeps its WAL until the next start: %r", self._path, error)
         finally:
             await self.dispose()
-        if kept and not self._path.stat().st_size:
-            # SQLite must not take what is left for a new database: the next start refuses it so.
-            kept.replace(wal_of(self._path))
-
-    async def _set_aside(self) -> Path | None:
-        self._check_identity()
-        self._check_beside()
-        async with self._writing() as driver:
-            await fetch(driver, "BEGIN IMMEDIATE", {})  # ends when the connection is taken back
-            # Beside another process this one does not checkpoint when it closes.
-            if self._imprint.fits() or not self._imprint.lock_out():
-                return None
-            kept = set_aside(wal_of(self._path))
-        logger.warning("%s was overwritten; what its WAL held is in %s", self._path, kept)
-        return kept
 
     async def _prepare(self) -> None:
         async with self.reader.connect() as connection:
@@ -140,7 +123,6 @@ class SQLite:
             async with self.writer.begin() as connection:
                 table = Hero.metadata.tables["hero"]
                 await connection.run_sync(Hero.metadata.create_all, tables=[table])
-        self._imprint.take()
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""
@@ -151,6 +133,13 @@ class SQLite:
         """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
         if self._beside and self._beside != [*map(identity, self._own_files)]:
             raise ReplacedError
+
+    def _let_files_be_checked(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+        entry.info["check"] = self._check_files
+
+    def _check_files(self) -> None:
+        self._check_identity()
+        self._check_beside()
 
     def _forget_beside(self, *_: object) -> None:
         # SQLite has deleted them if the writing connection before this one was the last.
@@ -168,8 +157,6 @@ class SQLite:
             raise BrokenError from error
         try:
             self._check_beside()
-            if not self._imprint.fits():
-                raise ReplacedError  # noqa: TRY301 - as the other check does
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
@@ -187,7 +174,6 @@ class SQLite:
         except (ValueError, sqlite3.Error) as error:
             # The pool would replace it too, but with a traceback. What was closed stays closed.
             entry.invalidate(soft=isinstance(error, (ValueError, sqlite3.ProgrammingError)))
-        self._imprint.follow()
 
     async def _use_wal(self) -> None:
         # When several processes switch one file, SQLite fails at once instead of waiting.

@@ -1,6 +1,7 @@
-"""The file that SQLite keeps the heroes in: looked at before SQLite touches it."""
+"""The file that SQLite keeps the heroes in: looked at before anything is written to it."""
 
 import os
+import re
 import sqlite3
 import urllib.parse
 from contextlib import closing
@@ -9,9 +10,8 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from hero_api.errors import StartError
-from hero_api.wal import Committed, beside, committed, page_size_of, wal_of
 
-_HEADER_FIELDS = ((24, 28), (28, 32), (92, 96))
+_PATIENCE = 5.0  # seconds that a command waits for a lock
 
 
 def unusable(path: Path, reason: str) -> StartError:
@@ -19,21 +19,21 @@ def unusable(path: Path, reason: str) -> StartError:
     return StartError(f"The database {path} cannot be used: {reason}")
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, busy_timeout: float) -> None:
     """Refuse a file that SQLite cannot work with; make an empty one where there is none.
 
     Raises `StartError`, one line.
     """
     try:
         try:
-            _check_file(path)
-        except StartError:
-            _check_file(path)  # another process may have changed it between two looks
+            _check_file(path, busy_timeout)
+        except (StartError, OSError):
+            _check_file(path, busy_timeout)  # another process may have changed it between two looks
     except OSError as error:
         raise unusable(path, error.strerror or str(error)) from error
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, busy_timeout: float) -> None:
     directory = path.absolute().parent
     if not directory.is_dir():
         raise unusable(path, f"there is no directory {directory}; make it first")
@@ -45,66 +45,84 @@ def _check_file(path: Path) -> None:
         raise unusable(path, f"the directory {directory} cannot be written")
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         raise unusable(path, "the file cannot be read and written")
-    log = _check_log(path)
+    if is_mounted(path):
+        raise unusable(path, "it is mounted alone, and its -wal would not be; mount its directory")
+    for suffix in ("-wal", "-shm", "-journal"):
+        _check_access(path, beside(path, suffix))
+    _check_log(path)
     if path.exists():
-        _check_header(path, log)
+        _check_content(path, busy_timeout)
     else:
         # An empty file is an empty database; connections never make one.
         path.touch()
 
 
-def _check_log(path: Path) -> Committed | None:
-    """Refuse a missing or empty file beside a log that has commits: SQLite would delete the log.
+def is_mounted(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Say whether the very file is a mount, as a container may have it; os.path.ismount does not.
 
-    Read before the file, so that another process can only have moved pages to the file meanwhile.
+    Where the system does not list its mounts (proc_pid_mountinfo(5)), none is.
     """
-    log = committed(wal_of(path))
-    if log and not (path.exists() and path.stat().st_size):
-        reason = f"it is missing or empty, and {wal_of(path)} is not; restore it, or move that away"
-        raise unusable(path, reason)
-    return log
-
-
-def _check_header(path: Path, log: Committed | None) -> None:
-    """Refuse what is no SQLite file, or lacks its end (https://sqlite.org/fileformat.html)."""
-    with path.open("rb") as file:
-        header = file.read(100)
-    size = path.stat().st_size
-    if size == 0:
-        return
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):  # noqa: PLR2004
-        raise unusable(path, "it is not a SQLite database")
-    if max(header[18], header[19]) > 2:  # noqa: PLR2004 - 1 is a rollback journal, 2 is WAL
-        raise unusable(path, "it was written by a SQLite of the future")
-    page_size = page_size_of(header)
-    changes, pages, valid_for = (
-        int.from_bytes(header[start:end], "big") for start, end in _HEADER_FIELDS
-    )
-    # Where there is a WAL or a journal, the end of the file may still be in it.
-    if _has_journal(path):
-        return
-    if log or (changes == valid_for and pages):
-        if not (log.completes(size) if log else size >= page_size * pages):
-            raise unusable(path, "the file lacks its end; restore a backup")
-    else:
-        # SQLite before 3.7 did not say how many pages there are: only a look at all of them tells.
-        _check_pages(path)
-
-
-def _check_pages(path: Path) -> None:
     try:
-        with closing(sqlite3.connect(uri(path, "?mode=ro&immutable=1"), uri=True)) as connection:
-            [problem] = connection.execute("PRAGMA quick_check(1)").fetchone()
+        lines = mounts.read_bytes().split(b"\n")
+    except OSError:
+        return False
+    points = {
+        re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        for line in lines
+        if line
+    }
+    return os.fsencode(path.resolve()) in points
+
+
+def _check_access(path: Path, file: Path) -> None:
+    """Refuse a file of SQLite's own that someone else has left, such as root."""
+    if not file.exists() or os.access(file, os.R_OK | os.W_OK):
+        return
+    try:
+        owner = file.owner()
+    except KeyError:  # in a container, a user may have no name
+        owner = f"user {file.stat().st_uid}"
+    raise unusable(path, f"{file} belongs to {owner} and cannot be written; chown it to this user")
+
+
+def _check_log(path: Path) -> None:
+    """Refuse a missing or empty file beside a log that is not: SQLite would delete the log."""
+    log = beside(path, "-wal")
+    # The log first: another process can only have moved pages to the file meanwhile. A file of one
+    # byte is empty for SQLite.
+    if _size(log) and _size(path) <= 1:
+        raise unusable(path, f"it is missing or empty, and {log} is not; restore it, or move {log}")
+
+
+def _check_content(path: Path, busy_timeout: float) -> None:
+    """Refuse what SQLite cannot read, and a file that is shorter than SQLite says."""
+    try:
+        with closing(_connect_read_only(path, busy_timeout)) as connection:
+            connection.execute("BEGIN")  # while it lasts, no page leaves both the log and the file
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            [pages], [page_size] = (
+                connection.execute(f"PRAGMA {name}").fetchone()
+                for name in ("page_count", "page_size")
+            )
+            if pages * page_size > _size(path) + _size(beside(path, "-wal")):
+                raise unusable(path, "the file lacks its end; restore a backup")
     except sqlite3.Error as error:
-        raise unusable(path, f"{error}; restore a backup") from error
-    if problem != "ok":
-        reason = " ".join(str(problem).split())
-        raise unusable(path, f"the file is damaged or lacks its end ({reason}); restore a backup")
+        # Whatever else it is, such as a lock or a transaction to roll back, the opening meets too.
+        if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            raise unusable(path, f"{error}; restore a backup") from error
 
 
-def _has_journal(path: Path) -> bool:
-    journal = beside(path, "-journal")
-    return journal.exists() and journal.stat().st_size > 0
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
+    real = path.resolve()
+    return real.with_name(real.name + suffix)
 
 
 def uri(path: Path, query: str = "") -> str:
@@ -119,19 +137,14 @@ def existing_file(url: URL) -> URL:
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open the file for reading; neither it nor what is beside it is changed.
+    """Open the file for reading; neither it nor its log is changed.
 
     Raises `StartError` where there is none, or where a crash left a change half written.
     """
     if not path.is_file():
         raise StartError(f"There is no database {path}")
     _check_log(path)
-    with path.open("rb") as file:
-        in_wal_mode = file.read(20)[18:] == b"\2\2"
-    # SQLite would make its two files beside one that nobody uses, unless it is told so.
-    unused = in_wal_mode and not wal_of(path).exists()
-    query = f"?mode=ro&immutable={int(unused)}"
-    connection = sqlite3.connect(uri(path, query), uri=True, isolation_level=None)
+    connection = _connect_read_only(path, _PATIENCE)
     try:
         connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
@@ -141,6 +154,19 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             raise unusable(path, reason) from error
         raise
     return connection
+
+
+def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
+    # SQLite would make its two files beside one that nobody uses, unless it is told so.
+    unused = not beside(path, "-wal").exists() and _is_in_wal_mode(path)
+    query = f"?mode=ro&immutable={int(unused)}"
+    return sqlite3.connect(uri(path, query), uri=True, isolation_level=None, timeout=timeout)
+
+
+def _is_in_wal_mode(path: Path) -> bool:
+    """Say whether the header names WAL mode (https://sqlite.org/fileformat.html)."""
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\2\2"
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -25,8 +25,8 @@ del MODULES[""]
 
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
-    {"acceptor", "cork", "database_url", "entrance", "errors", "pages", "wal"},
-    {"settings", "models", "imprint", "schema", "sqlite_file", "watch", "progress", "verdicts"},
+    {"acceptor", "cork", "database_url", "entrance", "errors", "pages"},
+    {"settings", "models", "schema", "sqlite_file", "watch", "progress", "verdicts"},
     {"statements"},
     {"sqlite", "postgresql", "ends"},
     {"database", "sqlite_end", "postgresql_end"},

@@ -220,21 +220,17 @@ def test_it_is_not_ready_from_the_signal_on_while_what_was_read_is_still_answere
 
 
 def test_a_500_keeps_the_connection_and_is_one_line_of_the_log(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "heroes.db")) as other:
-        # SQLite makes a number of a STRING that looks like one, which is no name of a hero.
-        other.execute(
-            "CREATE TABLE hero (id INTEGER PRIMARY KEY, name STRING, age INT, secret_name STRING)"
-        )
-    number = HERO.replace("Deadpond", "007")
     with (
         serving(tmp_path) as server,
         closing(http.client.HTTPConnection(server.host, server.port)) as connection,
+        closing(sqlite3.connect(server.file, isolation_level=None)) as other,
     ):
         connection.connect()
         first = connection.sock
         ids = []
-        for hero, status in ((number, 500), (HERO, 200), (number, 500)):
-            connection.request("POST", "/heroes/", hero, {"Content-Type": "application/json"})
+        for names, status in (("hero", "away"), 500), (("away", "hero"), 200), (("hero", "x"), 500):
+            other.execute("ALTER TABLE {} RENAME TO {}".format(*names))
+            connection.request("POST", "/heroes/", HERO, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             detail = json.loads(answer.read()).get("detail", "")
             assert answer.status == status
@@ -244,8 +240,9 @@ def test_a_500_keeps_the_connection_and_is_one_line_of_the_log(tmp_path: Path) -
                 assert answer.headers["X-Request-ID"] in detail
                 ids.append(answer.headers["X-Request-ID"])
         lines = server.log.read_text().splitlines()
-    assert [line.partition(": POST '/heroes/'")[0] for line in lines] == [
-        f"request {request_id}" for request_id in ids
+    assert lines == [
+        f"request {request_id}: POST '/heroes/': create hero: SQLITE_ERROR: no such table: hero"
+        for request_id in ids
     ]
 
 

@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from hero_api.database_url import shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -35,6 +37,12 @@ BAD = [
     ("DATABASE_URL", "sqlite://host/heroes.db"),
     ("DATABASE_URL", "sqlite:///heroes.db?mode=ro"),
     ("DATABASE_URL", "sqlite:///heroes.db?timeout=soon"),
+    ("DATABASE_URL", "sqlite:///what?.db"),
+    ("DATABASE_URL", "sqlite:///heroes.db?"),
+    ("DATABASE_URL", "sqlite:///caf%E9.db"),
+    ("DATABASE_URL", "sqlite:///heroes%00.db"),
+    ("DATABASE_URL", "sqlite:///caf\udce9.db"),
+    ("DATABASE_URL", "sqlite://me:secret@/heroes.db"),
     ("DATABASE_URL", "postgresql://host:port/heroes"),
     ("DATABASE_URL", "postgresql+asyncpg://host/heroes"),
     ("READ_DATABASE_URL", "sqlite:///heroes.db"),
@@ -218,6 +226,81 @@ def test_hosts_without_ports_sockets_and_addresses_are_kept(
     assert (given["host"], given.get("port")) == (host, port)
 
 
+@pytest.mark.parametrize("text", ["postgres://me@host/heroes", " postgresql://me@host/heroes\n"])
+def test_a_url_of_postgresql_is_taken_as_people_write_it(text: str) -> None:
+    assert driver_arguments(text) == {"user": "me", "host": "host", "dbname": "heroes"}
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("postgresql://me@%2Frun%2Fpostgresql/heroes", {}),
+        ("postgresql://me@%2Frun%2Fpostgresql:5433/heroes", {"port": "5433"}),
+        ("postgresql://me@%2Frun%2Fpostgresql/heroes?sslmode=disable", {"sslmode": "disable"}),
+    ],
+)
+def test_the_directory_of_a_socket_may_stand_where_libpq_has_it(
+    text: str, more: dict[str, str]
+) -> None:
+    given = {"user": "me", "host": "/run/postgresql", "dbname": "heroes"}
+    assert driver_arguments(text) == given | more
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("sqlite:///heroes.db\n", "heroes.db"),
+        ("  sqlite:///heroes.db\r\n", "heroes.db"),
+        ("sqlite:///my heroes.db ", "my heroes.db"),
+        ("sqlite:///what%3F.db", "what?.db"),
+        ("sqlite:///caf%C3%A9.db", "café.db"),
+        ("sqlite:///100%.db", "100%.db"),
+        ("sqlite:////srv/a@b,c:d/heroes.db", "/srv/a@b,c:d/heroes.db"),
+    ],
+)
+def test_the_file_of_a_url_is_the_one_that_was_written(text: str, path: str) -> None:
+    assert Settings(database_url=text).path == Path(path)
+
+
+def test_a_question_mark_in_the_name_of_a_file_is_refused_with_how_to_write_it() -> None:
+    with pytest.raises(StartError, match="%3F"):
+        Settings(database_url="sqlite:///what?.db")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me:top@secret@host/heroes",
+        "postgresql://me:top@secret,word@host/heroes",
+        "postgresql://me:top@sec/ret@host/heroes",
+        "postgresql://me:1@2/secret@host/heroes",
+        "postgresql://me:1?top@secret@host/heroes",
+        "postgresql://me:secret/heroes",
+        "postgresql://me:secret,top/heroes",
+        "postgresql://me:secret",
+        "mysql://me:top@secret/heroes",
+        "secret",
+    ],
+)
+def test_a_url_that_cannot_be_told_apart_is_refused_without_any_part_of_it(text: str) -> None:
+    with pytest.raises(StartError) as caught:
+        Settings(database_url=text)
+    assert {"secret", "sec", "ret", "top"}.isdisjoint(re.findall(r"\w+", str(caught.value)))
+
+
+@pytest.mark.parametrize("password", ["top,secret", "top/secret", "top?secret", "top:secret#"])
+def test_a_password_that_can_be_told_apart_need_not_be_encoded(password: str) -> None:
+    given = driver_arguments(f"postgresql://me:{password}@host/heroes")
+    assert (given["password"], given["host"]) == (password, "host")
+
+
+def test_a_url_is_shown_without_what_only_its_driver_needs_to_know() -> None:
+    url = Settings(
+        database_url="postgresql://me:secret@a,b:1/heroes?sslpassword=secret&options=-csecret%3D1"
+    ).url
+    assert shown(url) == "postgresql+psycopg://me:***@/heroes?host=a%2Cb&port=%2C1"
+
+
 def test_an_absolute_path_stays_one() -> None:
     assert Settings(database_url="sqlite:////var/heroes.db").url.database == "/var/heroes.db"
 
@@ -269,6 +352,12 @@ def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(tmp_path: Pat
 
 def test_an_in_memory_database_stops_the_start_with_one_line() -> None:
     assert_one_line(start(DATABASE_URL="sqlite://"), "HERO_API_DATABASE_URL", "in-memory")
+
+
+def test_a_password_that_is_not_encoded_is_not_printed() -> None:
+    ended = start(DATABASE_URL="postgresql://me:top@secret,word@127.0.0.1:1/heroes")
+    assert_one_line(ended, "HERO_API_DATABASE_URL", "%40")
+    assert "secret" not in ended.stderr
 
 
 def test_a_missing_directory_stops_the_start_with_one_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hero_api.wal import has_wal_reset_fault
+from hero_api.sqlite import has_wal_reset_fault
 
 from .clusters import Cluster
 from .servers import Server, launching, serving
