@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hero_api.app import create_app
 from hero_api.settings import Settings
@@ -30,7 +30,7 @@ class Refusal:
     statements: Sequence[str]
     bad: Callable[[int], Request] | None
     half: bool = False  # of all clients ask for what is refused
-    deletes: bool = False  # what is refused is a delete: the others delete what they have created
+    deletes: bool = False  # those whose requests are good delete what they have created
     servers: int = 1
     user: str | None = None
     changes_names: bool = False  # what is stored is not quite what was sent
@@ -60,7 +60,7 @@ class Refusal:
                 connection.execute(statement)
 
 
-def new_hero(number: int) -> dict[str, object]:
+def new_hero(number: int) -> dict[str, Any]:
     """Return a hero that no database here refuses, and that is equal to no other."""
     return {"name": f"hero {number}", "age": number % 100, "secret_name": f"secret {number}"}
 
@@ -171,7 +171,12 @@ SKIPPED = Refusal(
     _bad_name,
 )
 SERIALIZABLE = Refusal(
-    "serializable by default, two servers", "postgresql", [_SERIALIZABLE], None, servers=2
+    "serializable by default, two servers",
+    "postgresql",
+    [_SERIALIZABLE],
+    None,
+    deletes=True,
+    servers=2,
 )
 REFUSALS = [
     Refusal("a run-time error", "sqlite", _sqlite_trigger("json('{')"), _bad_name),
