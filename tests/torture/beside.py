@@ -16,9 +16,8 @@ from tests.servers import Server, serving
 from .wire import Answer, Connection
 
 CREATORS = (4, 64, 1_000)
-TIMES = 3  # the p99 of the creates, by whatever comes beside them
-READERS = 32  # clients that get, and as many that list
-KEPT = 0.25  # of their rate, by pages beside gets: where all is fair, the two share a core
+TIMES = 3  # the p99 of the others, by whatever comes beside them
+READERS = ((32, 32), (8, 64))  # clients that list, and clients that get
 _SEEDED = 200
 _PAGE = 100
 _HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
@@ -141,17 +140,29 @@ async def _repeat(
         await ask(waits, connection)
 
 
-class Rates(NamedTuple):
-    """Answers a second of pages and of gets: each alone, and beside the other."""
+class Reads(NamedTuple):
+    """What clients that list and clients that get saw: those that list alone, and both at once."""
 
-    pages_alone: float
-    gets_alone: float
-    pages: float
-    gets: float
+    pagers: int
+    getters: int
+    alone: Waits
+    pages: Waits
+    gets: Waits
+
+    @property
+    def kept(self) -> float:
+        """The share of their rate that pages keep beside gets."""
+        return len(self.pages.seconds) / len(self.alone.seconds)
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether none waits much longer than the others, and all are served."""
+        shorter, longer = sorted(waits.p99 for waits in (self.pages, self.gets))
+        return longer <= TIMES * shorter and not (self.pages.refused or self.gets.refused)
 
 
-async def read(directory: Path, seconds: float, seed: int) -> Rates:
-    """List and get heroes over one connection to the database, apart and at once."""
+async def read(directory: Path, seconds: float, seed: int) -> AsyncIterator[Reads]:
+    """List and get heroes over one connection to the database, by more and by fewer clients."""
     chance = random.Random(seed)
     with serving(directory, read_connections=1) as server:
         async with Connection(server.host, server.port) as client:
@@ -164,23 +175,26 @@ async def read(directory: Path, seconds: float, seed: int) -> Rates:
         def get() -> str:
             return f"/heroes/{chance.randrange(2 * _PAGE) + 1}"
 
-        [pages_alone] = await _rates(server, seconds, page)
-        [gets_alone] = await _rates(server, seconds, get)
-        pages, gets = await _rates(server, seconds, page, get)
-    return Rates(pages_alone, gets_alone, pages, gets)
+        for pagers, getters in READERS:
+            [alone] = await _read(server, seconds, (pagers, page))
+            pages, gets = await _read(server, seconds, (pagers, page), (getters, get))
+            yield Reads(pagers, getters, alone, pages, gets)
 
 
-async def _rates(server: Server, seconds: float, *kinds: Callable[[], str]) -> list[float]:
-    """Return the answers a second of each kind of path, asked for by as many clients each."""
-    counts = [0] * len(kinds)
+async def _read(
+    server: Server, seconds: float, *kinds: tuple[int, Callable[[], str]]
+) -> list[Waits]:
+    """Ask for each kind of path by so many clients, at once."""
     end = time.monotonic() + seconds
 
-    async def ask(kind: int) -> None:
+    async def ask(waits: Waits, path: Callable[[], str]) -> None:
         async with Connection(server.host, server.port) as connection:
             while time.monotonic() < end:
-                answer = await connection.request("GET", kinds[kind]())
-                # What is answered after the end was waiting: it is no part of the rate.
-                counts[kind] += answer.status == 200 and time.monotonic() < end
+                await waits.time(connection.request("GET", path()))
 
-    await asyncio.gather(*(ask(kind) for kind in range(len(kinds)) for _ in range(READERS)))
-    return [count / seconds for count in counts]
+    seen = [Waits() for _ in kinds]
+    async with asyncio.TaskGroup() as tasks:
+        for waits, (clients, path) in zip(seen, kinds, strict=True):
+            for _ in range(clients):
+                tasks.create_task(ask(waits, path))
+    return seen
