@@ -38,7 +38,6 @@ def measure(plan: Plan, results: Results, report: Callable[[str], None]) -> None
             for name, routes in _ROUTES.items():
                 report(f"{name}: {OURS.name}")
                 load.check(process, routes, work)
-                script = work.script(routes)
-                loader = load.Loader(process, script, plan.cores.load, routes.first)
+                loader = load.Loader(process, routes, work, plan.cores.load)
                 figures = loader.run(CONNECTIONS, plan.seconds)
                 results.add(Cell(name, CONNECTIONS, OURS.name), figures)

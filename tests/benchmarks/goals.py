@@ -59,6 +59,7 @@ def goals(results: Results) -> list[Goal]:
         *_on_postgresql(results),
         *_one_connection(results),
         *_many_connections(results),
+        _writes(results),
         *_deep(results),
         _memory(results),
         Goal("first answer, to the time of the imports", results.start_ratio(), 1.5, at_most=True),
@@ -108,6 +109,11 @@ def _many_connections(results: Results) -> Iterator[Goal]:
         yield Goal(f"{what}, p99 to p50", spread, 3, at_most=True, beyond=True)
         errors = float(figures.errors) if figures else None
         yield Goal(f"{what}, errors", errors, 0, at_most=True, unit="")
+
+
+def _writes(results: Results) -> Goal:
+    writes, creates = Cell("writes", _USUAL, OURS.name), Cell("create", _USUAL, OURS.name)
+    return _faster(results, "writes, to creates alone", writes, creates, 0.85)
 
 
 def _faster(results: Results, what: str, one: Cell, other: Cell, bound: float) -> Goal:

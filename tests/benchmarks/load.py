@@ -39,27 +39,29 @@ def check(server: Running, routes: Routes, work: Work) -> None:
         status, answer = server.ask(method, path, body)
         if status not in {200, 201}:
             raise ServerError(f"it answered {status} to {method} {path}")
-        heroes = 100 if kind in {"first", "page"} else 1
+        heroes = {"first": 100, "page": 100, "delete": 0}.get(kind, 1)
         if answer.count(b'"secret_name"') != heroes:
             raise ServerError(f"its answer to {method} {path} has not {heroes} heroes")
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads one server with one script from `core`; `probe` is a path that it should answer."""
+    """Loads one server, which has its heroes under `routes`, with one work from `core`."""
 
     server: Running
-    script: str
+    routes: Routes
+    work: Work
     core: int
-    probe: str
 
     def run(self, connections: int, seconds: int) -> Figures:
         """Load the server for some seconds over keep-alive connections."""
+        newest = self._newest() if self.work.changes else 0
         before, busy_before = self.server.cpu(), busy(self.server.cores[0])
         with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
-            file.write(self.script)
+            file.write(self.work.script(self.routes))
             file.flush()
-            said = _wrk(Path(file.name), self.server.port, connections, seconds, self.core)
+            script = Path(file.name)
+            said = _wrk(script, self.server.port, connections, seconds, self.core, newest)
         used = self.server.cpu() - before
         # Of a server on several cores nobody knows what it used of which.
         known = len(self.server.cores) == 1
@@ -79,17 +81,27 @@ class Loader:
 
     def _answers(self) -> bool:
         try:
-            self.server.ask("GET", self.probe, timeout=_ANSWER_WITHIN)
+            self.server.ask("GET", self.routes.first, timeout=_ANSWER_WITHIN)
         except OSError:
             return False
         return True
 
+    def _newest(self) -> int:
+        """Return the id of a hero that is created for that: the next ones are greater."""
+        status, answer = self.server.ask(*example(self.routes)["create"])
+        if status not in {200, 201}:
+            raise ServerError(f"it answered {status} to a create")
+        return int(json.loads(answer)["id"])
 
-def _wrk(script: Path, port: int, connections: int, seconds: int, core: int) -> dict[str, float]:
+
+def _wrk(  # noqa: PLR0913, PLR0917 - the arguments of wrk and of its script
+    script: Path, port: int, connections: int, seconds: int, core: int, newest: int
+) -> dict[str, float]:
     command = [
         *("wrk", "--threads", "1", "--connections", str(connections)),
         *("--duration", f"{seconds}s", "--timeout", f"{_ANSWER_WITHIN}s"),
         *("--script", str(script), f"http://127.0.0.1:{port}"),
+        *("--", str(newest), str(connections)),
     ]
     # wrk ends by itself; the time-out is for a machine that stands still.
     done = subprocess.run(

@@ -32,7 +32,7 @@ _BARS: Mapping[str, tuple[str, str]] = {  # the server's colour and label
     ASYNCPG.name: ("#7b8794", "async port on asyncpg"),
     PSYCOPG.name: ("#8d6bb8", "async port on psycopg"),
 }
-_WIDTH, _HEIGHT = 960, 440
+_WIDTH, _HEIGHT = 1280, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 24, 112, 56
 _INK, _PALE, _LINE = "#1f2933", "#616e7c", "#e4e7eb"
 

@@ -33,7 +33,9 @@ class Plan:
     @property
     def steps(self) -> int:
         """How many runs that is."""
-        return self.rounds * len(self.works) * len(self.servers) * len(self.connections)
+        laps = [(server, work) for work in self.works for server in self.servers]
+        possible = sum(server.changes or not work.changes for server, work in laps)
+        return self.rounds * possible * len(self.connections)
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Race:
         for _ in range(self.plan.rounds):
             for work in self.plan.works:
                 for server in order:
+                    if work.changes and not server.changes:
+                        continue
                     self._guarded(server, self._lap, server, work)
             # Each round begins with another server, so that none is always the first.
             order.rotate(-1)
@@ -72,14 +76,14 @@ class Race:
 
     def _lap(self, server: Server, work: Work) -> None:
         """Start the server on fresh data, and measure the work at each number of connections."""
-        plan, routes, script = self.plan, server.routes, work.script(server.routes)
+        plan, routes = self.plan, server.routes
         hung = False
         with (
             stock.copied(server, self._stocks[server.name]) as directory,
             stock.serving(server, directory, plan.cores) as process,
         ):
             load.check(process, routes, work)
-            loader = load.Loader(process, script, plan.cores.load, routes.first)
+            loader = load.Loader(process, routes, work, plan.cores.load)
             loader.run(_WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
             for connections in plan.connections:
                 self.report(f"{work.name}, {connections} connections: {server.name}")

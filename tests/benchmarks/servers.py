@@ -46,6 +46,7 @@ class Server:
     set_up: Callable[[Running, Path], None] = lambda _running, _directory: None
     on_postgresql: bool = False  # the database has the name of the directory
     processes: int = 1  # each has a core
+    changes: bool = False  # it takes the PATCH and DELETE of the hero API, whose ids go up
     modules: Sequence[str] = field(default=())
     missing: Callable[[], str | None] = lambda: None
 
@@ -97,6 +98,7 @@ OURS = Server(
     durability="FULL",
     command=_hero_api,
     environment=_hero_api_environment(None),
+    changes=True,
 )
 OURS_NORMAL = Server(
     name="hero-api-normal",
@@ -104,6 +106,7 @@ OURS_NORMAL = Server(
     durability="NORMAL",
     command=_hero_api,
     environment=_hero_api_environment("NORMAL"),
+    changes=True,
 )
 CEILING = Server(
     name="ceiling",
@@ -111,6 +114,7 @@ CEILING = Server(
     durability="none",
     command=_program("ceiling", lifespan="off"),
     database=None,
+    changes=True,
 )
 PORT = Server(
     name="async-port",
@@ -160,6 +164,7 @@ ON_POSTGRESQL = Server(
     command=_hero_api,
     environment=_on_postgresql("HERO_API_DATABASE_URL", "postgresql"),
     on_postgresql=True,
+    changes=True,
     missing=postgresql.missing,
 )
 TWO_ON_POSTGRESQL = replace(

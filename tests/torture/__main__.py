@@ -30,6 +30,10 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
         measures.slow,
         measures.scans,
         measures.readers,
+        measures.beside,
+        measures.beside_postgresql,
+        measures.pages,
+        parts.culprits,
         parts.failovers,
         measures.soaking,
     )
@@ -59,6 +63,13 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     reader_seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a reader stays in a transaction.")
     ] = 30.0,
+    beside_seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds of one kind of request beside another.")
+    ] = 12.0,
+    culprits: Annotated[
+        int, typer.Option(min=1, help="Good clients beside one that the database refuses.")
+    ] = 32,
+    case: Annotated[str, typer.Option(help="Only the culprits with this in their name.")] = "",
     failovers: Annotated[int, typer.Option(min=1, help="Fail-overs of PostgreSQL.")] = 50,
     soak_minutes: Annotated[
         float, typer.Option(min=0.05, help="Minutes of mixed work over 256 connections.")
@@ -80,13 +91,18 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         "slow": slow,
         "scans": scan_heroes,
         "readers": reader_seconds,
+        "beside": beside_seconds,
+        "beside_postgresql": beside_seconds,
+        "pages": beside_seconds,
+        "culprits": culprits,
         "failovers": failovers,
         "soaking": soak_minutes,
     }
+    options = {"culprits": {"case": case}}
     for name, run in PARTS.items():
         if not only or name in only:
             with tempfile.TemporaryDirectory(prefix="hero-api-torture-") as directory:
-                asyncio.run(run(Path(directory), counts[name], report))
+                asyncio.run(run(Path(directory), counts[name], report, **options.get(name, {})))
     sys.exit(0 if report.close() else 1)
 
 

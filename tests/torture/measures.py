@@ -1,13 +1,17 @@
 """The parts of the long run that measure one server: its rate, its memory, its files."""
 
 import statistics
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tests.clusters import MISSING, has_postgresql, running_cluster
+
+from . import beside as besiding
 from . import overload as overloading
 from . import readers as reading
 from . import scans as scanning
 from . import slow as slowing
-from .report import Report
+from .report import Part, Report
 from .soak import Soaked, soak
 
 KEPT = 0.8  # of their rate, by those who are accepted
@@ -103,6 +107,71 @@ async def readers(directory: Path, seconds: float, report: Report) -> None:
         part.figure(f"{seconds:g} s, {held.creates:,} creates")
         part.figure(f"WAL {held.peak:.0f} MiB at its peak, {held.after:.0f} MiB after")
         part.demand(f"a WAL of {held.after:.0f} MiB", kept=held.after <= reading.BOUND)
+
+
+async def beside(directory: Path, seconds: float, report: Report) -> None:
+    """Patches, deletes and probes beside creates, on SQLite."""
+    with _beside("SQLite", report) as part:
+        await _compare_beside(directory, None, seconds, report.seed, part)
+
+
+async def beside_postgresql(directory: Path, seconds: float, report: Report) -> None:
+    """Patches, deletes and probes beside creates, on PostgreSQL."""
+    with _beside("PostgreSQL", report) as part:
+        if not has_postgresql():
+            part.figure(f"left out: {MISSING}")
+            return
+        with running_cluster({"fsync": "on"}) as cluster:
+            await _compare_beside(directory, cluster.url(), seconds, report.seed, part)
+
+
+def _beside(engine: str, report: Report) -> AbstractContextManager[Part]:
+    promise = (
+        f"{engine}: beside clients that create in a loop every PATCH, DELETE and `/readyz` is 200, "
+        f"its p99 at most {besiding.TIMES} times that of the creates"
+    )
+    return report.part(f"beside, {engine}", promise, len(besiding.CREATORS))
+
+
+async def _compare_beside(
+    directory: Path, url: str | None, seconds: float, seed: int, part: Part
+) -> None:
+    done = 0
+    async for seen in besiding.compare(directory, url, seconds, seed):
+        done += 1
+        all_of_them = {"creates": seen.creates, **seen.others}
+        part.show(done, f"{seen.creators:,} creators, {len(seen.creates.seconds):,} creates")
+        for kind, waits in all_of_them.items():
+            part.figure(
+                f"{seen.creators:,} creators: {kind} p99 {1_000 * waits.p99:,.0f} ms, worst "
+                f"{1_000 * waits.worst:,.0f} ms, {waits.refused.total():,} of "
+                f"{len(waits.seconds):,} not 200"
+            )
+        for kind in seen.others:
+            part.demand(f"{kind} beside {seen.creators:,} creators", kept=seen.keeps(kind))
+        part.demand(
+            f"{seen.creators:,} creators: every create is 200", kept=not seen.creates.refused
+        )
+
+
+async def pages(directory: Path, seconds: float, report: Report) -> None:
+    """Pages beside gets, over one connection to the database."""
+    promise = (
+        "pages beside gets, over one connection to the database: the p99 of neither is more than "
+        f"{besiding.TIMES} times that of the other"
+    )
+    with report.part("pages", promise, len(besiding.READERS)) as part:
+        done = 0
+        async for seen in besiding.read(directory, seconds, report.seed):
+            done += 1
+            who = f"{seen.pagers} clients that list beside {seen.getters} that get"
+            part.show(done, f"pages keep {seen.kept:.2f} of their rate")
+            part.figure(
+                f"{who}: p99 {1_000 * seen.pages.p99:,.0f} and {1_000 * seen.gets.p99:,.0f} ms, "
+                f"{len(seen.pages.seconds) / seconds:,.0f} pages a second, {seen.kept:.2f} of what "
+                f"there are alone, and {len(seen.gets.seconds) / seconds:,.0f} gets"
+            )
+            part.demand(who, kept=seen.is_fair)
 
 
 async def soaking(directory: Path, minutes: float, report: Report) -> None:

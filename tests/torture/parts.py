@@ -2,18 +2,22 @@
 
 import asyncio
 import random
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.clusters import MISSING, has_postgresql
+from tests.clusters import MISSING, Cluster, has_postgresql, running_cluster
 from tests.replication import running_group
 from tests.servers import serving
 
+from . import culprits as refusing
 from . import failover as failing
 from . import starts as starting
 from . import syncs as syncing
 from .crash import Crashes, crash
 from .ledger import Ledger
 from .load import Load
+from .refusals import REFUSALS, Refusal
 from .report import Report
 from .stops import PROMISE, stop
 from .vanish import AT_ONCE, busy, settle, statuses, vanish, warm_up
@@ -119,6 +123,91 @@ async def failovers(directory: Path, count: int, report: Report) -> None:
                 part.figure(f"{len(ones):,} {how}, the worst stall {worst:.2f} s")
         part.demand("every request is answered", kept=load.broken == 0)
         part.demand("no traceback in the log", kept="Traceback" not in server.log.read_text())
+
+
+async def culprits(directory: Path, count: int, report: Report, *, case: str) -> None:
+    """One client whose request the database refuses, in one way after the other."""
+    with ExitStack() as stack:
+        clusters: dict[str, Cluster | None] = {"sqlite": None, "postgresql": None}
+        if has_postgresql():
+            clusters["postgresql"] = stack.enter_context(running_cluster(refusing.CLUSTER))
+        for number, refusal in enumerate(REFUSALS):
+            if case in f"{refusal.engine}: {refusal.name}":
+                place = directory / str(number)
+                place.mkdir()
+                await _refuse(refusal, place, clusters[refusal.engine], count, report)
+        if case in f"postgresql: {_RETYPED}":
+            await _retype(directory, clusters["postgresql"], report)
+
+
+_RETYPED = "another type of the ids"
+
+
+async def _refuse(
+    refusal: Refusal, place: Path, cluster: Cluster | None, count: int, report: Report
+) -> None:
+    title = f"{refusal.engine}: {refusal.name}"
+    who = "as many" if refusal.half else "one"
+    promise = (
+        f"{title}: {count} good clients beside {who} that it refuses: each is answered 200, and "
+        f"keeps {refusing.KEPT:g} of its rate where syncs are slower by {refusing.DELAY} ms"
+    )
+    if refusal.bad is None:
+        promise = f"{title}: {count} clients, of whom it refuses none: each is answered 200"
+    with report.part(title, promise, 1) as part:
+        if refusal.engine == "postgresql" and cluster is None:
+            part.figure(f"left out: {MISSING}")
+            return
+        # PostgreSQL delays its syncs itself.
+        traced = refusal.engine == "sqlite"
+        reason = syncing.missing() if traced else None
+        slow = [False, True] if reason is None else [False]
+        seen = await refusing.compare(refusal, place, cluster, count, report.seed, slow=slow)
+        part.show(1, f"{seen.lost.total():,} not 200")
+        part.figure(f"{seen.good:,} good answers, {seen.lost.total():,} not 200")
+        if seen.lost:
+            part.figure(f"they were {_counted(seen.lost)}")
+        if refusal.bad is not None:
+            part.figure(f"the refused are told {_counted(seen.culprit)}")
+            part.demand(
+                "4xx for the refused", kept=all(400 <= status < 500 for status in seen.culprit)
+            )
+        for is_slow in slow:
+            kept, alone = seen.kept(slow=is_slow), seen.alone[is_slow]
+            how = f"slow syncs: {alone:,.0f} a second" if is_slow else f"{alone:,.0f} a second"
+            part.figure(how if kept is None else f"{how}, beside the refused {kept:.2f} of that")
+            part.demand(f"{how}, {kept} kept", kept=not is_slow or _enough(kept))
+        if reason is not None:
+            part.figure(f"slow syncs left out: {reason}")
+        part.demand("every good request is 200", kept=not seen.lost)
+        part.demand(f"{len(seen.wrong):,} wrong: {seen.wrong[:3]}", kept=not seen.wrong)
+        part.demand(f"lost: {seen.verdict.lost[:3]}", kept=not seen.verdict.lost)
+        part.demand(f"strays: {seen.verdict.strays[:3]}", kept=not seen.verdict.strays)
+
+
+def _enough(kept: float | None) -> bool:
+    return kept is None or kept >= refusing.KEPT
+
+
+def _counted(statuses: Counter[int]) -> str:
+    return ", ".join(f"{status} ({n:,} times)" for status, n in statuses.items())
+
+
+async def _retype(directory: Path, cluster: Cluster | None, report: Report) -> None:
+    title = f"postgresql: {_RETYPED}"
+    promise = f"{title}, changed under load: creates, gets and pages go on without a restart"
+    with report.part(title, promise, 1) as part:
+        if cluster is None:
+            part.figure(f"left out: {MISSING}")
+            return
+        place = directory / "retyped"
+        place.mkdir()
+        seen = await refusing.retype(place, cluster)
+        part.show(1, f"{seen.failed.total():,} not 200")
+        part.figure(f"{seen.answers:,} answers, {seen.failed.total():,} not 200")
+        part.figure(f"{seen.at_last.total():,} in the last third of the time")
+        part.demand(f"{dict(seen.failed)}", kept=not seen.failed)
+        part.demand(f"at last {dict(seen.at_last)}", kept=not seen.at_last)
 
 
 async def vanishing(directory: Path, count: int, report: Report) -> None:
