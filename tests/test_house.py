@@ -15,7 +15,7 @@ MODULES = {path.stem: path for path in (ROOT / "hero_api").glob("*.py")}
 
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
-    {"acceptor", "cork", "database_url", "entrance", "errors", "wal"},
+    {"acceptor", "cork", "database_url", "entrance", "errors", "signals", "wal"},
     {"settings", "models", "lane", "sql", "imprint", "schema", "sqlite_file", "watch", "progress"},
     {"coalescing", "sqlite", "postgresql", "ends"},
     {"database", "sqlite_end", "postgresql_end"},
