@@ -52,7 +52,8 @@ class Worker:
 def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[], None]) -> None:
     """Run `serve` in `count` processes until a stop signal; `announce` when all are ready.
 
-    Raises `SystemExit` when one of them cannot start; it has said why.
+    Raises `StartError` when there cannot be so many processes, and `SystemExit` when one of them
+    cannot start; it has said why.
     """
     # What is blocked is not lost: it waits until it is asked for.
     stop = stop_signals()
@@ -62,7 +63,10 @@ def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[]
     born: dict[int, float] = {}
     try:
         for _ in range(count):
-            process, readiness = start()
+            try:
+                process, readiness = start()
+            except OSError as error:
+                raise StartError(f"Cannot start {count} workers: {error.strerror}") from error
             born[process] = time.monotonic()
             if not _becomes_ready(readiness, stop):
                 return
@@ -76,9 +80,16 @@ def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[]
             while len(born) < count:
                 if signal.sigtimedwait(stop, pause):
                     return
-                process, readiness = start()
-                os.close(readiness)
-                born[process] = time.monotonic()
+                try:
+                    process, readiness = start()
+                except OSError as error:
+                    # The others serve meanwhile.
+                    reason = error.strerror
+                    logger.warning("A worker cannot be started: %s; it is tried again", reason)
+                    pause = _PAUSE
+                else:
+                    os.close(readiness)
+                    born[process] = time.monotonic()
     finally:
         _stop(born)
 
@@ -86,7 +97,12 @@ def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[]
 def _fork(serve: Callable[[Worker], None], life: tuple[int, int]) -> tuple[int, int]:
     """Start a process; return its id, and the end of a pipe on which it says that it is ready."""
     readiness = os.pipe()
-    process = os.fork()
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(readiness[0])
+        os.close(readiness[1])
+        raise
     if process == 0:
         os.close(readiness[0])
         os.close(life[1])
