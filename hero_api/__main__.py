@@ -1,5 +1,19 @@
-"""`python -m hero_api` is the command `hero-api`."""
+"""The command `hero-api`, and `python -m hero_api`: what has to come before the other imports."""
 
-from hero_api.cli import main
+import sys
 
-main()
+from hero_api.signals import end_at_once
+
+
+def main() -> None:
+    """Run the command; a stop signal ends a server that is still being imported."""
+    # Another command that was stopped has not done what it was asked for: its status is not 0.
+    if sys.argv[1:2] == ["serve"]:
+        end_at_once()
+    from hero_api import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ request has arrived.
 
 import asyncio
 import random
+from collections import deque
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ class Connections:
         self.open: set[Connection] = set()
         self._entrance = Entrance(max_waiting)
         self._timeout = timeout
+        self._time = asyncio.get_running_loop().time
 
     def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
         """Make the protocol of a new connection."""
@@ -41,18 +43,20 @@ class Connections:
 
     async def sweep(self) -> None:
         """Close the connections of late clients, until cancelled."""
-        # One look at all of them now and then costs less than a timer for each request.
+        # One look at all of them now and then costs less than a timer for each request. Looks are
+        # counted, not seconds: no client was late while this process was stopped.
+        looks = deque([self._time()], maxlen=9)  # eight whole intervals
         while True:
             await asyncio.sleep(self._timeout / 8)
-            latest = asyncio.get_running_loop().time() - self._timeout
+            await asyncio.sleep(0)  # what has arrived meanwhile is read first
             for connection in [*self.open]:
-                connection.close_if_late(latest)
+                connection.close_if_late(looks[0])
+            looks.append(self._time())
 
     async def catch_up(self, patience: float) -> None:
         """Wait until no request waits behind another on its connection, for so many seconds."""
-        time = asyncio.get_running_loop().time
-        end = time() + patience
-        while time() < end:
+        end = self._time() + patience
+        while self._time() < end:
             if not any(connection.is_behind for connection in self.open):
                 return
             await asyncio.sleep(_LOOK_EVERY)
@@ -132,8 +136,7 @@ class Connection(asyncio.Protocol):
     def begin(self) -> None:
         """Take what was held back, now that there is room."""
         self._is_outside = False
-        data = bytes(self._held)
-        self._held.clear()
+        data, self._held = bytes(self._held), bytearray()
         self.data_received(data)
 
     def eof_received(self) -> bool:
@@ -178,8 +181,7 @@ class Connection(asyncio.Protocol):
         """
         self._answered += 1
         self._is_full = False
-        transport = self._transport
-        if transport is None:
+        if (transport := self._transport) is None:
             return
         if overloaded:
             self._refuse_again()
@@ -196,8 +198,7 @@ class Connection(asyncio.Protocol):
 
     def _feed(self) -> None:
         """Pass on what was held back, in slices; nothing behind a request under way."""
-        transport = self._transport
-        if transport is None:
+        if (transport := self._transport) is None:
             return
         while self._held and not self._is_full and not self._is_busy():
             transport.resume_reading()  # so that it shows when uvicorn pauses it

@@ -22,8 +22,9 @@ from hero_api.connection import Connections
 from hero_api.database_url import shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
+from hero_api.signals import stop_signals
 from hero_api.sqlite import has_wal_reset_fault
-from hero_api.workers import Worker, stop_signals, supervise
+from hero_api.workers import Worker, supervise
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
@@ -31,6 +32,7 @@ _ONE_PROCESS = (
     "use SQLite 3.51.3 or newer, or use PostgreSQL"
 )
 # Seconds after SIGTERM. The end is promised within five of them.
+_START = 0.5  # until a start that is not done is cut off
 _CATCH_UP = 1.0  # until requests that were read behind others have begun
 _PATIENCE = 2.5  # until neither the database nor a client is waited for
 _DRAIN = 3  # after the first: until uvicorn cancels what is left
@@ -72,9 +74,18 @@ async def _serve(
         timeout_graceful_shutdown=_DRAIN,
     )
     server = _Server(config, app, listener, connections)
+    loop = asyncio.get_running_loop()
+
+    def cut_off() -> None:
+        # The start waits for a lock, or for a server that is silent, and to cancel it would wait
+        # too. Nobody was answered yet, and what it began in the database is undone there.
+        if not server.started:
+            os._exit(0)
 
     def end(*_: object) -> None:
-        server.should_exit = True
+        if not server.should_exit:
+            server.should_exit = True
+            loop.call_soon_threadsafe(loop.call_later, _START, cut_off)
 
     # A signal ends the server before it runs too. uvicorn raises it again at the end, to end the
     # process by it, but a clean end is status 0.
@@ -82,6 +93,8 @@ async def _serve(
         signal.signal(number, end)
     # Not uvicorn's own lifespan: that prints a traceback when the start fails.
     async with app.router.lifespan_context(app):
+        if server.should_exit:
+            return
         if worker:
             worker.end_with_supervisor()
             worker.is_ready()

@@ -92,8 +92,17 @@ class Watch:
         self._end(entry)
         self._is_idle.clear()
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self.patience, self._expire, entry)
+        timer = loop.call_later(self.patience / 2, self._wait_on, entry)
         self._in_use[entry] = _Use(connection, loop.time(), timer)
+
+    def _wait_on(self, entry: ConnectionPoolEntry) -> None:
+        """Wait for the second half of the time.
+
+        If this process was stopped in the first, what the server said meanwhile is still to be
+        read: it was not silent.
+        """
+        timer = asyncio.get_running_loop().call_later(self.patience / 2, self._expire, entry)
+        self._in_use[entry] = self._in_use[entry]._replace(timer=timer)
 
     def _end(self, entry: ConnectionPoolEntry) -> None:
         use = self._in_use.pop(entry, None)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -10,12 +11,15 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from hero_api.errors import StartError
+from hero_api.signals import stop_signals
 
 _SHORT_LIFE = 5.0  # seconds: who dies within them is started again after a pause
 _PAUSE = 1.0  # seconds
+_LOOK_EVERY = 0.05  # seconds: for stop signals, while a process starts
 
 logger = logging.getLogger("hero_api")
 
@@ -45,56 +49,83 @@ class Worker:
         loop.add_reader(self.life, stop)
 
 
-def stop_signals() -> set[signal.Signals]:
-    """Return the signals that end the service: that of a closed terminal too, but under `nohup`."""
-    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return {signal.SIGTERM, signal.SIGINT} | (set() if ignored else {signal.SIGHUP})
-
-
 def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[], None]) -> None:
     """Run `serve` in `count` processes until a stop signal; `announce` when all are ready.
 
-    Raises `SystemExit` when one of them cannot start; it has said why.
+    Raises `StartError` when there cannot be so many processes, and `SystemExit` when one of them
+    cannot start; it has said why.
     """
     # What is blocked is not lost: it waits until it is asked for.
     stop = stop_signals()
     watched = stop | {signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    life = os.pipe()
+    start = partial(_fork, serve, os.pipe())
     born: dict[int, float] = {}
     try:
         for _ in range(count):
-            readiness = os.pipe()
-            born[_fork(serve, readiness, life)] = time.monotonic()
-            is_ready = os.read(readiness[0], 1)
-            os.close(readiness[0])
-            if not is_ready:
-                raise SystemExit(1)
+            try:
+                process, readiness = start()
+            except OSError as error:
+                raise StartError(f"Cannot start {count} workers: {error.strerror}") from error
+            born[process] = time.monotonic()
+            if not _becomes_ready(readiness, stop):
+                return
         announce()
         while signal.sigwait(watched) not in stop:
+            pause = 0.0
             for process in _ended(born):
                 age = time.monotonic() - born.pop(process)
                 logger.error("The worker %d ended after %.0f s: started again", process, age)
-                if age < _SHORT_LIFE and signal.sigtimedwait(stop, _PAUSE):
+                pause = _PAUSE if age < _SHORT_LIFE else pause
+            while len(born) < count:
+                if signal.sigtimedwait(stop, pause):
                     return
-                readiness = os.pipe()
-                born[_fork(serve, readiness, life)] = time.monotonic()
-                os.close(readiness[0])
+                try:
+                    process, readiness = start()
+                except OSError as error:
+                    # The others serve meanwhile.
+                    reason = error.strerror
+                    logger.warning("A worker cannot be started: %s; it is tried again", reason)
+                    pause = _PAUSE
+                else:
+                    os.close(readiness)
+                    born[process] = time.monotonic()
     finally:
         _stop(born)
 
 
-def _fork(
-    serve: Callable[[Worker], None], readiness: tuple[int, int], life: tuple[int, int]
-) -> int:
-    """Start a process; return its id, and close the end of `readiness` that is the process's."""
-    process = os.fork()
+def _fork(serve: Callable[[Worker], None], life: tuple[int, int]) -> tuple[int, int]:
+    """Start a process; return its id, and the end of a pipe on which it says that it is ready."""
+    readiness = os.pipe()
+    try:
+        process = os.fork()
+    except OSError:
+        os.close(readiness[0])
+        os.close(readiness[1])
+        raise
     if process == 0:
         os.close(readiness[0])
         os.close(life[1])
         _work(serve, Worker(readiness[1], life[0]))
     os.close(readiness[1])
-    return process
+    return process, readiness[0]
+
+
+def _becomes_ready(readiness: int, stop: set[signal.Signals]) -> bool:
+    """Wait until a process is ready; return False when a stop signal came before that.
+
+    Raises `SystemExit` when the process ended.
+    """
+    with open(readiness, "rb", buffering=0) as pipe:
+        while not select.select([pipe], [], [], _LOOK_EVERY)[0]:
+            if signal.sigtimedwait(stop, 0):
+                return False
+        if pipe.read(1):
+            return True
+    # The terminal's Ctrl-C ends the process too, maybe before this one is told.
+    if signal.sigtimedwait(stop, _LOOK_EVERY):
+        return False
+    raise SystemExit(1)
 
 
 def _work(serve: Callable[[Worker], None], worker: Worker) -> NoReturn:

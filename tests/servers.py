@@ -44,8 +44,7 @@ class Server:
 
         Without SQLite's temporary files, which are deleted while they are used.
         """
-        links = Path(f"/proc/{self.process.pid}/fd").iterdir()
-        return sum(not _target(link).endswith("(deleted)") for link in links)
+        return sum(not name.endswith("(deleted)") for name in open_files(self.process))
 
     def threads(self) -> int:
         """Return how many threads it has."""
@@ -112,6 +111,11 @@ def serving(
     """Serve the heroes of `directory`, as `launching` does, and wait until the server listens."""
     with launching(directory, prefix=prefix, options=options, **settings) as process:
         yield listening(process, directory)
+
+
+def open_files(process: subprocess.Popen[str]) -> list[str]:
+    """Return the names of the files and connections that a process has open."""
+    return [_target(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
 
 
 def _target(link: Path) -> str:

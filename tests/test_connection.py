@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import select
 import signal
@@ -11,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, cast
@@ -259,6 +260,87 @@ def test_nothing_is_logged_of_slow_clients(impatient: Server) -> None:
         wire.sendall(POST + HERO[:10])
         read_to_the_end(wire)
     assert log_size(impatient) == before
+
+
+# Clients of a server that stood still
+
+HALVES = {
+    "nothing": (b"", GET),
+    "half a head": (GET[:-2], GET[-2:]),
+    "a head": (POST, HERO),
+    "half a body": (POST_HERO[:-10], POST_HERO[-10:]),
+    "another request": (GET, GET),
+}
+
+
+@contextmanager
+def stopped(server: Server) -> Iterator[None]:
+    """Let the process stand still, for longer than it waits for its clients, and go on."""
+    process = server.process
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    try:
+        yield
+        time.sleep(3 * TIMEOUT)  # that it stands still is what is tested
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def halfway(impatient: Server) -> Iterator[list[tuple[socket.socket, bytes]]]:
+    """Clients that have sent the first half of each of `HALVES`, each with the other half."""
+    with ExitStack() as stack:
+        clients = []
+        for first, second in [*HALVES.values()] * 20:
+            wire = stack.enter_context(closing(connect(impatient)))
+            wire.sendall(first)
+            if first == GET:
+                assert b" 200 OK" in wire.recv(65_536)
+            clients.append((wire, second))
+        yield clients
+
+
+def test_what_was_sent_while_the_server_stood_still_is_answered(
+    impatient: Server, halfway: list[tuple[socket.socket, bytes]]
+) -> None:
+    with stopped(impatient):
+        for wire, second in halfway:
+            wire.sendall(second)
+    assert all(wire.recv(65_536).startswith(b"HTTP/1.1 200 OK") for wire, _ in halfway)
+
+
+def test_clients_have_their_time_anew_when_the_server_stood_still(
+    impatient: Server, halfway: list[tuple[socket.socket, bytes]]
+) -> None:
+    with stopped(impatient):
+        pass
+    # For so long, in which it looks at them twice, none of them is closed.
+    assert select.select([wire for wire, _ in halfway], [], [], TIMEOUT / 4) == ([], [], [])
+    for wire, second in halfway:
+        wire.sendall(second)
+    assert all(wire.recv(65_536).startswith(b"HTTP/1.1 200 OK") for wire, _ in halfway)
+
+
+def test_an_answer_is_sent_to_its_end_when_the_server_stood_still(impatient: Server) -> None:
+    with closing(connect(impatient, receives=65_536)) as wire:
+        wire.sendall(GET_PAGE * 9 + head("GET /heroes/", "Connection: close"))
+        # Meanwhile it sends as much as there is room for, and waits for the client.
+        assert all(serves(impatient) for _ in range(20))
+        with stopped(impatient):
+            pass
+        assert len(read_to_the_end(wire)) > 10 * PAGE
+
+
+def test_a_client_that_sends_no_more_is_closed_after_the_server_stood_still(
+    impatient: Server,
+) -> None:
+    with closing(connect(impatient)) as wire:
+        wire.settimeout(PATIENCE)
+        wire.sendall(GET[:-2])
+        assert serves(impatient)
+        with stopped(impatient):
+            pass
+        read_to_the_end(wire)
 
 
 # Slow readers

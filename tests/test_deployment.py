@@ -58,6 +58,7 @@ class Service(Part):
     security_opt: list[str]
     healthcheck: Healthcheck
     restart: Literal["no", "always", "on-failure", "unless-stopped"]
+    init: bool
     stop_grace_period: Seconds
 
 
@@ -198,6 +199,11 @@ def test_the_port_is_published_to_this_machine_alone() -> None:
 
 def test_sigterm_is_what_stops_a_container() -> None:
     assert "STOPSIGNAL" not in dict(instructions())
+
+
+def test_a_signal_reaches_the_service_however_early_it_comes() -> None:
+    assert service().init
+    assert compose().services["hero-api-postgresql"].init
 
 
 def test_a_container_is_not_killed_before_its_last_requests_have_their_deadline() -> None:

@@ -25,7 +25,7 @@ del MODULES[""]
 
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
-    {"acceptor", "cork", "database_url", "entrance", "errors", "pages"},
+    {"acceptor", "cork", "database_url", "entrance", "errors", "pages", "signals"},
     {"settings", "models", "schema", "sqlite_file", "watch", "progress", "verdicts"},
     {"statements"},
     {"sqlite", "postgresql", "ends"},

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -17,9 +18,13 @@ from pathlib import Path
 import pytest
 
 from hero_api.settings import PREFIX
+from hero_api.statements import LOCK
 
-from .servers import ROOT, serving
+from .clusters import Cluster
+from .servers import ROOT, launching, open_files, serving
 
+BIN = str(Path(sys.executable).parent)
+PROMPT = 5.0  # seconds: several times what the end of a start may take
 PATIENCE = 15.0  # seconds: three times what an end may take
 HERO = '{"name": "Deadpond", "secret_name": "Dive Wilson"}'
 each_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -244,6 +249,133 @@ def test_a_500_keeps_the_connection_and_is_one_line_of_the_log(tmp_path: Path) -
         f"request {request_id}: POST '/heroes/': create hero: SQLITE_ERROR: no such table: hero"
         for request_id in ids
     ]
+
+
+# Signals before it serves
+
+PROCESS_1 = ("unshare", "--pid", "--fork", "--kill-child")
+
+
+def may_be_process_1() -> bool:
+    with suppress(FileNotFoundError):
+        return (
+            subprocess.run([*PROCESS_1, "true"], check=False, capture_output=True).returncode == 0
+        )
+    return False
+
+
+def number_of(process: subprocess.Popen[str], prefix: tuple[str, ...]) -> int:
+    """Return the process that Python runs in: itself, or the only child of what it was run by."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return int(children.read_text(encoding="ascii")) if prefix else process.pid
+
+
+@each_signal
+@pytest.mark.parametrize("program", [("-m", "hero_api"), (shutil.which("hero-api", path=BIN),)])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        (),
+        pytest.param(
+            PROCESS_1,
+            marks=pytest.mark.skipif(not may_be_process_1(), reason="it may make no namespace"),
+        ),
+    ],
+    ids=["a process", "process 1"],
+)
+def test_a_signal_that_comes_while_it_is_imported_ends_it_with_status_0(
+    tmp_path: Path, prefix: tuple[str, ...], program: tuple[str, ...], number: signal.Signals
+) -> None:
+    environment = os.environ | {f"{PREFIX}DATABASE_URL": f"sqlite:///{tmp_path}/heroes.db"}
+    with subprocess.Popen(
+        [*prefix, sys.executable, "-X", "importtime", *program, "serve", "--port", "0"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            # The first of what is not Python's own.
+            while "typer" not in process.stderr.readline():
+                assert process.poll() is None
+            os.kill(number_of(process, prefix), number)
+            output, errors = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, output) == (0, "")
+    assert [line for line in errors.splitlines() if not line.startswith("import time:")] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_signal_is_waited_for_before_anything_but_python_is_imported() -> None:
+    script = "import hero_api.__main__, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    isolated = [sys.executable, "-S", "-c", script]
+    ended = subprocess.run(isolated, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert {*ended.stdout.split()} <= {*sys.stdlib_module_names, "__main__", "hero_api"}
+
+
+@contextmanager
+def silent() -> Iterator[socket.socket]:
+    """Listen as a server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE)
+        yield listener
+
+
+@each_signal
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_signal_ends_it_while_the_start_waits_for_a_silent_postgresql(
+    tmp_path: Path, number: signal.Signals, workers: str
+) -> None:
+    with silent() as listener:
+        url = f"postgresql://nobody@127.0.0.1:{listener.getsockname()[1]}/?connect_timeout=600"
+        with launching(tmp_path, options=["--workers", workers], database_url=url) as process:
+            connection, _ = listener.accept()
+            with connection:
+                assert end_of_start(process, number) < PROMPT
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_signal_ends_it_while_the_start_waits_for_a_statement(
+    tmp_path: Path, cluster: Cluster, workers: str
+) -> None:
+    url = cluster.new_schema()
+    with cluster.connect() as other:
+        other.execute(f"SELECT pg_advisory_lock({LOCK})")
+        with launching(
+            tmp_path, options=["--workers", workers], database_url=url, busy_timeout=600
+        ) as process:
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while other.execute(waiting).fetchone() == (0,):
+                assert process.poll() is None
+            assert end_of_start(process, signal.SIGTERM) < PROMPT
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+@each_signal
+def test_the_signal_ends_it_while_the_start_waits_for_the_lock_of_sqlite(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    file = tmp_path / "heroes.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with launching(tmp_path, busy_timeout=600) as process:
+            while str(file) not in open_files(process):
+                assert process.poll() is None
+            assert end_of_start(process, number) < PROMPT
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+def end_of_start(process: subprocess.Popen[str], number: signal.Signals) -> float:
+    """Send a signal to what does not serve yet; return how many seconds it took to end."""
+    began = time.monotonic()
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (0, "")
+    return time.monotonic() - began
 
 
 def test_a_second_signal_ends_it_too(tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ from contextlib import AsyncExitStack, contextmanager
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from hero_api.app import create_app
 from hero_api.settings import Settings
 from hero_api.testing import running
+from hero_api.watch import Watch
 
 from .clusters import Cluster
 
@@ -133,6 +136,28 @@ def until_gone(cluster: Cluster, backends: set[int]) -> None:
         while backends_of(other) & backends:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def stand_still(seconds: float) -> None:
+    """Let nothing in this process go on, as SIGSTOP does."""
+    time.sleep(seconds)
+
+
+async def test_a_server_that_answered_while_this_process_stood_still_was_not_silent(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_async_engine(Settings(database_url=cluster.new_schema()).url)
+    watch = Watch(engine, DEADLINE)
+    async with engine.connect() as connection:
+        asked = asyncio.create_task(connection.execute(text("SELECT 1")))
+        for _ in range(10):  # turns of the loop: the statement is sent
+            await asyncio.sleep(0)
+        stand_still(2 * DEADLINE)
+        assert (await asked).scalar() == 1
+        assert (await connection.execute(text("SELECT 2"))).scalar() == 2
+    await watch.close()
+    await engine.dispose()
+    assert caplog.messages == []
 
 
 async def test_an_application_that_ends_leaves_no_batch_that_waits_for_a_silent_server(

@@ -1,6 +1,7 @@
 """`hero-api serve --workers N`, as processes of their own."""
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -111,6 +113,108 @@ def test_a_worker_that_dies_is_replaced_while_the_others_serve(three: Server) ->
     assert set(before[1:]) < set(workers(three))
     assert create(three) == 1
     assert f"worker {before[0]} ended" in three.log.read_text()
+
+
+@contextmanager
+def without_descriptors(server: Server) -> Iterator[None]:
+    """Let the supervisor get no descriptor, and so no pipe for another worker."""
+    process = server.process.pid
+    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+    resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+
+
+def log_says(server: Server, words: str) -> Callable[[], bool]:
+    return lambda: words in server.log.read_text()
+
+
+def test_a_worker_that_cannot_be_replaced_now_is_replaced_later_while_the_others_serve(
+    three: Server,
+) -> None:
+    before = workers(three)
+    with without_descriptors(three):
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(log_says(three, "cannot be started: Too many open files"))
+        assert workers(three) == before[1:]
+        assert create(three) == 1
+    wait_until(lambda: len(workers(three)) == 3)
+
+
+def test_a_signal_ends_it_while_a_worker_cannot_be_replaced(three: Server) -> None:
+    processes = workers(three)
+    with without_descriptors(three):
+        os.kill(processes[0], signal.SIGKILL)
+        wait_until(log_says(three, "cannot be started"))
+        three.process.terminate()
+        # It is not waited for yet: so long is its number no other's.
+        wait_until(lambda: not any(lives(process) for process in [*processes, three.process.pid]))
+    assert three.process.wait(SOON) == 0
+
+
+FORK_FAILS = """
+import errno, os, sys
+from pathlib import Path
+from hero_api.cli import main
+fails = Path(sys.argv.pop(1))
+def fork(fork=os.fork):
+    if fails.exists():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return fork()
+os.fork = fork
+main()
+"""
+
+
+def test_a_fork_that_fails_is_tried_again_and_leaves_no_descriptor(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    fails, log = tmp_path / "fails", tmp_path / "stderr"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", FORK_FAILS, fails, "serve", "--port", "0", "--workers", "2"],
+            env=os.environ | {"HERO_API_DATABASE_URL": cluster.new_schema()},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline().split()[2].rpartition(":")[2])
+            server = Server(process, "127.0.0.1", port, tmp_path, log)
+            before, descriptors = workers(server), server.descriptors()
+            fails.touch()
+            for worker in before:
+                os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: log.read_text().count("temporarily unavailable") > 1)
+            fails.unlink()
+            wait_until(lambda: len(workers(server)) == 2)
+            assert create(server) == 1
+            assert server.descriptors() == descriptors
+            process.terminate()
+            assert process.wait(SOON) == 0
+        finally:
+            process.kill()
+
+
+def test_a_fork_that_fails_at_the_start_is_one_line_and_a_failure(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FORK_FAILS, tmp_path, "serve", "--port", "0", "--workers", "2"],
+        env=os.environ | {"HERO_API_DATABASE_URL": cluster.new_schema()},
+        capture_output=True,
+        text=True,
+        timeout=SOON,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
+    assert "temporarily unavailable" in line
 
 
 def test_no_worker_outlives_its_supervisor(three: Server) -> None:
