@@ -50,7 +50,7 @@ class SQLite:
     def __init__(self, settings: Settings) -> None:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
-        check_file(settings.path, settings.busy_timeout)
+        check_file(settings.path)
         url = existing_file(settings.url)
         self._path = settings.path
         self._identity = identity(self._path)

@@ -19,21 +19,21 @@ def unusable(path: Path, reason: str) -> StartError:
     return StartError(f"The database {path} cannot be used: {reason}")
 
 
-def check_file(path: Path, busy_timeout: float) -> None:
+def check_file(path: Path) -> None:
     """Refuse a file that SQLite cannot work with; make an empty one where there is none.
 
     Raises `StartError`, one line.
     """
     try:
         try:
-            _check_file(path, busy_timeout)
+            _check_file(path)
         except (StartError, OSError):
-            _check_file(path, busy_timeout)  # another process may have changed it between two looks
+            _check_file(path)  # another process may have changed it between two looks
     except OSError as error:
         raise unusable(path, error.strerror or str(error)) from error
 
 
-def _check_file(path: Path, busy_timeout: float) -> None:
+def _check_file(path: Path) -> None:
     directory = path.absolute().parent
     if not directory.is_dir():
         raise unusable(path, f"there is no directory {directory}; make it first")
@@ -51,7 +51,7 @@ def _check_file(path: Path, busy_timeout: float) -> None:
         _check_access(path, beside(path, suffix))
     _check_log(path)
     if path.exists():
-        _check_content(path, busy_timeout)
+        _check_content(path)
     else:
         # An empty file is an empty database; connections never make one.
         path.touch()
@@ -94,10 +94,11 @@ def _check_log(path: Path) -> None:
         raise unusable(path, f"it is missing or empty, and {log} is not; restore it, or move {log}")
 
 
-def _check_content(path: Path, busy_timeout: float) -> None:
+def _check_content(path: Path) -> None:
     """Refuse what SQLite cannot read, and a file that is shorter than SQLite says."""
+    # No lock is waited for here: that would keep a signal waiting too.
     try:
-        with closing(_connect_read_only(path, busy_timeout)) as connection:
+        with closing(_connect_read_only(path, 0)) as connection:
             connection.execute("BEGIN")  # while it lasts, no page leaves both the log and the file
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             [pages], [page_size] = (

@@ -87,11 +87,11 @@ class Storage(Generic[Create, Update]):
 
         def write(function: Any, kind: str, touches: Any = None) -> Any:  # noqa: ANN401
             return batched(
-                function, WRITES, name=f"{kind} {self._noun}", touches=touches, locks=self.lock
+                function, WRITES, name=f"{kind}_{self._noun}", touches=touches, locks=self.lock
             )
 
         def read(function: Any, kind: str, **bounds: Any) -> Any:  # noqa: ANN401
-            name = f"{kind} {self._noun}"
+            name = f"{kind}_{self._noun}"
             return batched(function, QueueSpec(name, **bounds), name=name)
 
         # A batch of gets is small, so that its answers do not keep the next batch waiting for long.
@@ -100,12 +100,12 @@ class Storage(Generic[Create, Update]):
         # What costs more as the table grows has its own queue, so that no other page waits for it.
         self._scan: Any = read(self.list_many, "scan", max_distinct=1)
         self._create: Any = write(self.create_many, "create")
-        self._choose: Any = write(self.create_chosen, "create chosen", self._touched_by_create)
+        self._choose: Any = write(self.create_chosen, "create_chosen", self._touched_by_create)
         self._update: Any = write(self.update_many, "update", self._touched_by_patch)
         self._delete: Any = write(self.delete_many, "delete", self._touched_by_id)
-        self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe {self._noun}")
+        self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
         self._check_writes: Any = batched(
-            self.check_writes, WRITES, name=f"write probe {self._noun}", is_urgent=True
+            self.check_writes, WRITES, name=f"write_probe_{self._noun}", is_urgent=True
         )
 
     def get(self, session: ReadOnlySession, row_id: int) -> Awaitable[str]:

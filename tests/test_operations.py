@@ -188,7 +188,7 @@ async def test_metrics_count_what_each_queue_served(client: httpx.AsyncClient) -
     await asyncio.gather(*(client.get(f"/heroes/{n}") for n in range(1, 8)))
     counted = await metrics(client)
     assert counted['hero_api_queue_items_total{queue="write"}'] == 10
-    assert counted['hero_api_queue_items_total{queue="get hero"}'] == 7
+    assert counted['hero_api_queue_items_total{queue="get_hero"}'] == 7
 
 
 async def test_metrics_show_that_a_batch_serves_many(client: httpx.AsyncClient) -> None:

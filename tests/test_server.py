@@ -246,7 +246,7 @@ def test_a_500_keeps_the_connection_and_is_one_line_of_the_log(tmp_path: Path) -
                 ids.append(answer.headers["X-Request-ID"])
         lines = server.log.read_text().splitlines()
     assert lines == [
-        f"request {request_id}: POST '/heroes/': create hero: SQLITE_ERROR: no such table: hero"
+        f"request {request_id}: POST '/heroes/': create_hero: SQLITE_ERROR: no such table: hero"
         for request_id in ids
     ]
 

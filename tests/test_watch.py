@@ -176,7 +176,7 @@ async def test_an_application_that_ends_leaves_no_batch_that_waits_for_a_silent_
             await asyncio.sleep(0)
         assert {queue.name: queue.batches for queue in app.state.queues} == {
             "write": 3,
-            "get hero": 2,
+            "get_hero": 2,
         }
         app.state.queues.give_up()
         assert {answer.status_code for answer in await asyncio.gather(*pending)} == {503}
