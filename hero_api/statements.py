@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     JSON,
     BigInteger,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    any_,
     bindparam,
     case,
     cast,
@@ -93,7 +95,8 @@ class Statements:
         self.key = of.c.id
         self.names = [column.name for column in of.columns]
         self.filters = {**filters, AFTER: Filter("id", ">")}
-        self.get = self.compile(select(self.key, self.json(of)).where(self._is_one_of_ids()))
+        rows = select(*of.columns).where(self._is_one_of_ids()).subquery("found")
+        self.get = self.compile(select(rows.c.id, self.json(rows)))
         self.exist = self.compile(select(self.key).where(self._is_one_of_ids()))
         self.create = self.compile(self._create())
         self.create_chosen = self.compile(self._create_chosen())
@@ -111,6 +114,10 @@ class Statements:
 
     def json(self, of: FromClause) -> ColumnElement[Any]:
         """Return a row as JSON text; nothing where it holds what JSON cannot."""
+        raise NotImplementedError
+
+    def ids(self, ids: Iterable[int]) -> str:
+        """Return ids as the parameter `ids` has them."""
         raise NotImplementedError
 
     def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
@@ -233,6 +240,10 @@ class SQLiteStatements(Statements):
         """Return a row as JSON text; nothing where it holds what JSON cannot."""
         pairs = [part for name in self.names for part in (_text(name), self._value(of, name))]
         return case((self._is_sound(of), func.json_object(*pairs)))
+
+    def ids(self, ids: Iterable[int]) -> str:
+        """Return ids as the parameter `ids` has them: a JSON array."""
+        return f"[{','.join(map(str, ids))}]"
 
     def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
         """Say what `create` made of its items: the ids that it draws stand in their order."""
@@ -361,6 +372,10 @@ class PostgreSQLStatements(Statements):
         """Return a row as JSON text."""
         return cast(func.row_to_json(of.table_valued()), Text)  # type: ignore[attr-defined]
 
+    def ids(self, ids: Iterable[int]) -> str:
+        """Return ids as the parameter `ids` has them: an array of PostgreSQL."""
+        return f"{{{','.join(map(str, ids))}}}"
+
     def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
         """Say what `create` made of its items; each row has the position of one."""
         if any(position is None for position, *_ in rows) or len(rows) != count:
@@ -381,9 +396,8 @@ class PostgreSQLStatements(Statements):
         return cast(bindparam(f"{name}_N", type_=Text(), required=True), its_type)
 
     def _is_one_of_ids(self) -> ColumnElement[bool]:
-        ids = func.json_array_elements_text(cast(bindparam("ids", type_=Text()), JSON))
-        each = ids.table_valued("value").render_derived(name="item")
-        return self.key.in_(select(cast(each.c.value, BigInteger)))
+        # An array and no rows of JSON: of those PostgreSQL expects a hundred, and reads the table.
+        return self.key == any_(cast(bindparam("ids", type_=Text()), ARRAY(BigInteger)))
 
     def _has_triggers(self) -> ColumnElement[Any]:
         triggers = table("pg_trigger", column("tgrelid"), column("tgisinternal", Boolean))
@@ -448,6 +462,7 @@ class PostgreSQLStatements(Statements):
         found = (
             select(self.key.label("locked"), each.c.value, *_impatience())
             .select_from(each.join(self.table, self.key == cast(_field(each, "id"), BigInteger)))
+            .where(self._is_one_of_ids())
             .order_by(self.key)
             .with_for_update(of=self.table, skip_locked=True)
             .subquery("found")

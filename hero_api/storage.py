@@ -1,6 +1,5 @@
 """What can be done with the rows of a table: batch functions, and the calls that batch them."""
 
-import json
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from operator import attrgetter
@@ -233,7 +232,8 @@ class Storage(Generic[Create, Update]):
             # A statement changes a row once: the second patch to it goes into a second statement.
             turn = {patch.id: place for place, patch in reversed(pending.items())}
             items = _array(_with_id(pending[place]) for place in turn.values())
-            updated = await fetch(session, statements.update, {"items": items})
+            parameters = {"items": items, "ids": statements.ids(turn)}
+            updated = await fetch(session, statements.update, parameters)
             bodies = await self._returned(session, updated, DamagedRowError)
             errors = await self._errors(session, turn.keys() - bodies.keys())
             for row_id, place in turn.items():
@@ -247,7 +247,7 @@ class Storage(Generic[Create, Update]):
     ) -> Sequence[ServiceError | None]:
         """Delete rows by id; of two deletes of one row, one succeeds."""
         statements = await self._statements(session)
-        rows = await fetch(session, statements.delete, {"ids": json.dumps(ids)})
+        rows = await fetch(session, statements.delete, {"ids": statements.ids(ids)})
         deleted = {row_id for (row_id,) in rows}
         errors = await self._errors(session, set(ids) - deleted)
         results: list[ServiceError | None] = []
@@ -284,7 +284,7 @@ class Storage(Generic[Create, Update]):
         ids = [item.id if isinstance(item, Patch) else item for item in items if item is not None]
         ids = [*(each for each in ids if isinstance(each, int)), *chosen]
         statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
-        await fetch(session, statement, {"ids": json.dumps(ids)})
+        await fetch(session, statement, {"ids": statements.ids(ids)})
 
     async def _statements(self, session: ReadOnlySession) -> Statements:
         """Return the statements for the table as the session's database has it."""
@@ -304,7 +304,7 @@ class Storage(Generic[Create, Update]):
 
     async def _read(self, session: ReadOnlySession, ids: Iterable[int]) -> dict[int, str | None]:
         statements = await self._statements(session)
-        return dict(await fetch(session, statements.get, {"ids": json.dumps([*ids])}))
+        return dict(await fetch(session, statements.get, {"ids": statements.ids(ids)}))
 
     async def _returned(
         self,
@@ -332,7 +332,7 @@ class Storage(Generic[Create, Update]):
         if not ids:
             return set()
         statements = await self._statements(session)
-        rows = await fetch(session, statements.exist, {"ids": json.dumps([*ids])})
+        rows = await fetch(session, statements.exist, {"ids": statements.ids(ids)})
         return {row_id for (row_id,) in rows}
 
     async def _errors(

@@ -169,10 +169,14 @@ class BatchQueue:
         return Batch(calls, writes=self._spec.writes, report=self._report, waits=waits)
 
     async def _run(self) -> None:
-        """Serve batches until nobody waits."""
+        """Serve one call, and then what has come meanwhile, until nobody waits."""
+        # Alone: while the database works on it, those who came in the same moment get ready, and
+        # from then on one half of the clients is served while the other is answered.
+        limit = 1
         while self._waiting:
             async with self._connections:
-                batch = self._batch(self._next_calls())
+                batch = self._batch(self._next_calls(limit))
+                limit = self._spec.max_items
                 if batch.calls:
                     await self._serve(batch)
             self._wait_for_rows(batch.locked)
@@ -209,11 +213,11 @@ class BatchQueue:
         async with self._locked_rows:
             await self._serve(self._batch(calls, waits=True))
 
-    def _next_calls(self) -> Sequence[AnyCall]:
+    def _next_calls(self, limit: int) -> Sequence[AnyCall]:
         calls: list[AnyCall] = []
         distinct: set[Any] = set()
         max_distinct = self._spec.max_distinct
-        while self._waiting and len(calls) < self._spec.max_items:
+        while self._waiting and len(calls) < limit:
             call = self._waiting[0]
             if not call.answer.done():
                 if max_distinct is not None:
