@@ -10,7 +10,7 @@ from fastapi.telemetry import TelemetryConfig
 from hero_api import operations, routes
 from hero_api.answers import add_error_handlers
 from hero_api.batching import BatchQueues
-from hero_api.database import open_database
+from hero_api.database.sessions import open_database
 from hero_api.guard import Guard
 from hero_api.models import Problem
 from hero_api.settings import Settings

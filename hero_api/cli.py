@@ -40,7 +40,7 @@ def serve(
 @app.command()
 def check() -> None:
     """Look for damage in the database; the status is 1 where there is any."""
-    from hero_api.checking import find_damage
+    from hero_api.commands.check import find_damage
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
@@ -69,8 +69,8 @@ def copy_heroes(
     Stop the service first: what it changes meanwhile makes the comparison at the end fail. A copy
     that was stopped, however that was, goes on when the same command is run again.
     """
-    from hero_api.copying import copy
-    from hero_api.progress import Progress
+    from hero_api.commands.copy import copy
+    from hero_api.commands.progress import Progress
 
     source, target = _settings(source_url, "SOURCE_URL"), _settings(target_url, "TARGET_URL")
     try:

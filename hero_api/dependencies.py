@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
-from hero_api.database import ReadOnlySession, ReadWriteSession
+from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.errors import UnauthorizedError
 from hero_api.models import HeroPage
-from hero_api.pages import MAX_ID, MIN_ID
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`

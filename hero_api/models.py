@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Column, Integer
 from sqlmodel import Field as TableField
 from sqlmodel import SQLModel
 
-from hero_api.pages import MAX_ID, MIN_ID, Page
+from hero_api.database.pages import MAX_ID, MIN_ID, Page
 
 MAX_CHOSEN_ID = 2**53 - 1
 MAX_AGE = 2**31 - 1

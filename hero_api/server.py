@@ -19,11 +19,11 @@ from hero_api.acceptor import Acceptor
 from hero_api.arrival import ArrivalNotice
 from hero_api.batching import BatchQueues
 from hero_api.connection import Connections
-from hero_api.database_url import shown
+from hero_api.database.sqlite.engine import has_wal_reset_fault
+from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 from hero_api.signals import stop_signals
-from hero_api.sqlite import has_wal_reset_fault
 from hero_api.workers import Worker, supervise
 
 _ONE_PROCESS = (

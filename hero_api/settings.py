@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
 
-from hero_api.database_url import DatabaseURL
+from hero_api.database.urls import DatabaseURL
 from hero_api.errors import StartError
 
 PREFIX = "HERO_API_"

@@ -10,7 +10,17 @@ from sqlalchemy import String, Table
 from sqlmodel import SQLModel
 
 from hero_api.batching import QueueSpec, batched
-from hero_api.database import STATEMENTS, ReadOnlySession, ReadWriteSession, fetch
+from hero_api.database.pages import Page
+from hero_api.database.postgresql.statements import PostgreSQLStatements
+from hero_api.database.sessions import STATEMENTS, ReadOnlySession, ReadWriteSession, fetch
+from hero_api.database.sqlite.statements import SQLiteStatements
+from hero_api.database.statements import (
+    AFTER,
+    PLAIN,
+    Filter,
+    Shape,
+    Statements,
+)
 from hero_api.errors import (
     DamagedRowError,
     NotFoundError,
@@ -19,16 +29,6 @@ from hero_api.errors import (
     ServiceError,
     TakenError,
     UnfitError,
-)
-from hero_api.pages import Page
-from hero_api.statements import (
-    AFTER,
-    PLAIN,
-    Filter,
-    PostgreSQLStatements,
-    Shape,
-    SQLiteStatements,
-    Statements,
 )
 
 _DEEP = 10_000  # rows: a page that skips more of them is a scan

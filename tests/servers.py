@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 UNPRIVILEGED = """
 import os, sys
-import hero_api.app, hero_api.checking, hero_api.cli, hero_api.server
+import hero_api.app, hero_api.commands.check, hero_api.cli, hero_api.server
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)

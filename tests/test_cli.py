@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hero_api.checking import find_damage
+from hero_api.commands.check import find_damage
 from hero_api.settings import PREFIX
 
 from .servers import ROOT, UNPRIVILEGED, serving

@@ -19,11 +19,11 @@ import psycopg
 import pytest
 
 from hero_api.app import create_app
-from hero_api.copying import Copied, copy
-from hero_api.database import open_database
-from hero_api.ends import Row
+from hero_api.commands.copy import Copied, copy
+from hero_api.commands.progress import Progress
+from hero_api.database.sessions import open_database
+from hero_api.database.transfer import Row
 from hero_api.errors import StartError
-from hero_api.progress import Progress
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
@@ -473,7 +473,7 @@ def test_a_target_that_another_copy_fills_is_refused(
 ) -> None:
     source, target = make("sqlite"), make("postgresql")
     fill(source, HEROES)
-    monkeypatch.setattr("hero_api.postgresql_end._WAIT", 1)
+    monkeypatch.setattr("hero_api.database.postgresql.transfer._WAIT", 1)
     with cluster.connect() as connection:
         connection.execute(f"SELECT pg_advisory_lock({LOCK})")
         with pytest.raises(StartError, match="another copy"):

@@ -24,10 +24,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
-from hero_api.database import Database, open_database
+from hero_api.database.sessions import Database, open_database
+from hero_api.database.sqlite.file import is_mounted
 from hero_api.errors import StartError
 from hero_api.settings import PREFIX, Settings
-from hero_api.sqlite_file import is_mounted
 from hero_api.testing import running
 
 from .servers import ROOT, UNPRIVILEGED, Server, serving

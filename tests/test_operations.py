@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from hero_api.app import create_app
-from hero_api.database import open_database
+from hero_api.database.sessions import open_database
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running

@@ -15,7 +15,8 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
 from hero_api.app import create_app
-from hero_api.database import open_database
+from hero_api.database.sessions import open_database
+from hero_api.database.verdicts import judge
 from hero_api.errors import (
     BrokenError,
     ContendedError,
@@ -29,7 +30,6 @@ from hero_api.errors import (
 )
 from hero_api.settings import Settings
 from hero_api.testing import running
-from hero_api.verdicts import judge
 
 from .clusters import Cluster, connection_to, insert, running_cluster
 
@@ -185,7 +185,7 @@ async def test_the_table_has_the_columns_of_the_tutorial_and_ids_of_64_bits(
 
 OPEN = """
 import asyncio, sys
-from hero_api.database import open_database
+from hero_api.database.sessions import open_database
 from hero_api.settings import Settings
 
 async def main():

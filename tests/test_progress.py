@@ -2,13 +2,13 @@
 
 import pytest
 
-from hero_api.progress import Progress
+from hero_api.commands.progress import Progress
 
 
 def test_a_step_is_a_line_at_times_and_one_at_its_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hero_api.progress._PAUSE", 0)
+    monkeypatch.setattr("hero_api.commands.progress._PAUSE", 0)
     with Progress() as progress:
         progress.begin("counted", 3_000, done=1_000)
         progress.advance(1_000)

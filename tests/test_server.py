@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from hero_api.database.postgresql.statements import LOCK
 from hero_api.settings import PREFIX
-from hero_api.statements import LOCK
 
 from .clusters import Cluster
 from .servers import ROOT, launching, open_files, serving

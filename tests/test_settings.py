@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from hero_api.database_url import shown
+from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from hero_api.app import create_app
+from hero_api.database.postgresql.watchdog import Watch
 from hero_api.settings import Settings
 from hero_api.testing import running
-from hero_api.watch import Watch
 
 from .clusters import Cluster
 

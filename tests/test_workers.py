@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hero_api.sqlite import has_wal_reset_fault
+from hero_api.database.sqlite.engine import has_wal_reset_fault
 
 from .clusters import Cluster
 from .servers import Server, launching, serving

@@ -11,8 +11,8 @@ from typing import Any
 
 from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S
 from hero_api.batching.queue import BatchQueues, QueueSpec
+from hero_api.database.verdicts import judge
 from hero_api.errors import ServiceError
-from hero_api.verdicts import judge
 
 __all__ = ["BatchQueues", "QueueSpec", "batched"]
 

@@ -10,7 +10,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.database import connect
+from hero_api.database.sessions import connect
+from hero_api.database.verdicts import Concerns, blame_statement, describe, judge
 from hero_api.errors import (
     NoRoomError,
     OutcomeUnknownError,
@@ -19,7 +20,6 @@ from hero_api.errors import (
     ServiceError,
     StatementError,
 )
-from hero_api.verdicts import Concerns, blame_statement, describe, judge
 
 S = TypeVar("S", bound=AsyncSession)
 Item = TypeVar("Item")

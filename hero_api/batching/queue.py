@@ -11,6 +11,7 @@ from typing import Any, Self
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
+from hero_api.database.verdicts import describe
 from hero_api.errors import (
     ClosingError,
     FaultError,
@@ -19,7 +20,6 @@ from hero_api.errors import (
     OverloadedError,
     ServiceError,
 )
-from hero_api.verdicts import describe
 
 _KEY = "hero_api.queues"
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query
 
+from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.models import Deleted, HeroCreate, HeroPage, HeroPublic, HeroUpdate
-from hero_api.pages import MAX_ID, MIN_ID
 
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
 PageQuery = Annotated[HeroPage, Query()]

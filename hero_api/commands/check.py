@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from hero_api.database.sqlite.file import open_read_only
 from hero_api.errors import StartError
-from hero_api.sqlite_file import open_read_only
 
 _HEROES = """
     SELECT id, typeof(name) = 'text' AND typeof(secret_name) = 'text'

@@ -5,12 +5,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from hero_api.database_url import shown
-from hero_api.ends import SELECT, Row
+from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
+from hero_api.database.transfer import SELECT, Row
+from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.models import MAX_AGE, MAX_CHOSEN_ID
-from hero_api.pages import MAX_ID, MIN_ID
-from hero_api.postgresql import DEFAULTS, driver_is_missing
 from hero_api.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hero_api import postgresql, sqlite
+from hero_api.database.postgresql import engine as postgresql
+from hero_api.database.sqlite import engine as sqlite
+from hero_api.database.verdicts import judge
 from hero_api.errors import BrokenError, ServiceError, UnavailableError
 from hero_api.settings import Settings
-from hero_api.verdicts import judge
 
 # Under this key sessions of one application share the statements for its tables.
 STATEMENTS = "hero_api.statements"

@@ -18,11 +18,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
+from hero_api.database.schema import has_heroes
+from hero_api.database.sqlite.file import beside, check_file, existing_file, identity, unusable
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.models import Hero
-from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.sqlite_file import beside, check_file, existing_file, identity, unusable
 
 STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING

@@ -11,13 +11,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from hero_api.database_url import shown
+from hero_api.database.postgresql.statements import LOCK
+from hero_api.database.postgresql.watchdog import Watch
+from hero_api.database.schema import has_heroes
+from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.models import MAX_CHOSEN_ID, Hero
-from hero_api.schema import has_heroes
 from hero_api.settings import Settings
-from hero_api.statements import LOCK
-from hero_api.watch import Watch
 
 if TYPE_CHECKING:
     import psycopg

@@ -7,14 +7,14 @@ from contextlib import closing
 from itertools import islice, zip_longest
 from typing import NamedTuple
 
-from hero_api.database import open_database
-from hero_api.ends import End, Row
+from hero_api.commands.progress import Progress
+from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.postgresql.transfer import PostgreSQLEnd
+from hero_api.database.sessions import open_database
+from hero_api.database.sqlite.transfer import SQLiteEnd
+from hero_api.database.transfer import End, Row
 from hero_api.errors import StartError
-from hero_api.pages import MAX_ID, MIN_ID
-from hero_api.postgresql_end import PostgreSQLEnd
-from hero_api.progress import Progress
 from hero_api.settings import Settings
-from hero_api.sqlite_end import SQLiteEnd
 
 _CHUNK = 10_000  # heroes that are stored in one transaction
 _LARGE = 2_000_000  # characters: of large heroes a chunk has fewer

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from hero_api.pages import MAX_ID, MIN_ID
+from hero_api.database.pages import MAX_ID, MIN_ID
 
 # An id, a name, an age, a secret name. What another program wrote can be of any type.
 Row = tuple[int, Any, Any, Any]

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hero_api.ends import SELECT, Row
+from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.sqlite.file import identity, open_read_only, uri
+from hero_api.database.transfer import SELECT, Row
 from hero_api.errors import StartError
-from hero_api.pages import MAX_ID, MIN_ID
 from hero_api.settings import Settings
-from hero_api.sqlite_file import identity, open_read_only, uri
 
 _CACHE = 16_384  # KiB, in which SQLite keeps the ends of its indexes
 

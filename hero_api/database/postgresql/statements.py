@@ -1,0 +1,208 @@
+"""The statements of a table in PostgreSQL."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    JSON,
+    BigInteger,
+    Boolean,
+    ClauseElement,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    literal_column,
+    select,
+    table,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.types import TypeEngine
+
+from hero_api.database.statements import ONE, ZERO, Filter, Statements, Stored, text
+
+# The key of the lock that orders whoever makes a table or moves its sequence: "hero" in ASCII.
+LOCK = 0x6865726F
+_ROW_PATIENCE = "200"  # milliseconds that a batch waits for what one of its items needs
+_POSITION = "_position"  # of an item in its batch
+
+
+class PostgreSQLStatements(Statements):
+    """The statements of a table in PostgreSQL.
+
+    Parameters are sent as text: the casts say what they are, whatever their size, so that each
+    statement is prepared once. nextval and setval alone would race: who draws ids holds the
+    advisory lock shared until its COMMIT, and who stores chosen ids, and may have to move the
+    sequence past them, holds it alone. A row that somebody else has locked is skipped.
+    """
+
+    dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+    skips_locked = True
+
+    def __init__(self, of: Table, filters: Mapping[str, Filter]) -> None:
+        super().__init__(of, filters)
+        # By whether ids are drawn (False) or chosen (True), or neither (None), and whether to wait.
+        self._locks = {
+            (chosen, wait): self.compile(self._lock(chosen=chosen, wait=wait))
+            for chosen in (None, False, True)
+            for wait in (False, True)
+        }
+
+    def lock(self, *, chosen: bool | None, wait: bool) -> str:
+        """Return what locks rows by their ids, behind the lock that drawn or chosen ids need."""
+        return self._locks[chosen, wait]
+
+    def json(self, of: FromClause) -> ColumnElement[Any]:
+        """Return a row as JSON text."""
+        return cast(func.row_to_json(of.table_valued()), Text)  # type: ignore[attr-defined]
+
+    def ids(self, ids: Iterable[int]) -> str:
+        """Return ids as the parameter `ids` has them: an array of PostgreSQL."""
+        return f"{{{','.join(map(str, ids))}}}"
+
+    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
+        """Say what `create` made of its items; each row has the position of one."""
+        if any(position is None for position, *_ in rows) or len(rows) != count:
+            return None  # one was stored under an id that nobody drew
+        return [
+            Stored(position, drawn, body, stored is not None, has_triggers)
+            for position, drawn, stored, body, has_triggers in rows
+        ]
+
+    def _joined(self, page: FromClause) -> ColumnElement[Any]:
+        ordered = postgresql.aggregate_order_by(text(","), page.c.id)
+        return func.string_agg(self.json(page), ordered)
+
+    def _sound(self, _page: FromClause) -> ColumnElement[Any]:
+        return func.count()
+
+    def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
+        return cast(bindparam(f"{name}_N", type_=Text(), required=True), its_type)
+
+    def _is_one_of_ids(self) -> ColumnElement[bool]:
+        # An array and no rows of JSON: of those PostgreSQL expects a hundred, and reads the table.
+        return self.key == any_(cast(bindparam("ids", type_=Text()), ARRAY(BigInteger)))
+
+    def _has_triggers(self) -> ColumnElement[Any]:
+        triggers = table("pg_trigger", column("tgrelid"), column("tgisinternal", Boolean))
+        of: ColumnElement[Any] = literal_column(f"CAST('{self.table.name}' AS regclass)")
+        return exists().where(triggers.c.tgrelid == of, ~triggers.c.tgisinternal)
+
+    def _locked(self, *, chosen: bool) -> CTE:
+        """Take the advisory lock; what is waited for behind it concerns single items."""
+        lock = func.pg_advisory_xact_lock if chosen else func.pg_advisory_xact_lock_shared
+        return _materialized(select(lock(literal_column(str(LOCK))), *_impatience()), "locked")
+
+    def _records(self, *columns: ColumnElement[Any]) -> TableValuedAlias:
+        """Return the JSON objects as rows of the table's own columns and types."""
+        typed = [column(each.name, each.type) for each in self.table.columns]
+        items = func.json_to_recordset(cast(bindparam("items", type_=Text()), JSON))
+        return items.table_valued(*columns, *typed).render_derived(name="item", with_types=True)
+
+    def _sequence(self) -> ColumnElement[Any]:
+        return func.pg_get_serial_sequence(text(self.table.name), text(self.key.name))
+
+    def _create(self) -> ClauseElement:
+        locked, records = self._locked(chosen=False), self._records(column(_POSITION, Integer))
+        others = [name for name in self.names if name != self.key.name]
+        draw = func.nextval(self._sequence(), type_=BigInteger).label(self.key.name)
+        item = _materialized(
+            select(records.c[_POSITION], draw, *(records.c[name] for name in others)).select_from(
+                locked, records
+            ),
+            "drawn",
+        )
+        stored = self._insert(select(*(item.c[name] for name in self.names)))
+        return select(
+            item.c[_POSITION], item.c.id, stored.c.id, self.json(stored), self._has_triggers()
+        ).select_from(item.join(stored, item.c.id == stored.c.id, full=True))
+
+    def _create_chosen(self) -> ClauseElement:
+        locked, records = self._locked(chosen=True), self._records()
+        source = select(*(records.c[name] for name in self.names)).select_from(locked, records)
+        stored = self._insert(source)
+        sequence = self._sequence()
+        behind = func.greatest(
+            func.nextval(sequence, type_=BigInteger), func.max(stored.c.id) + ONE
+        )
+        moved = _materialized(
+            select(func.setval(sequence, behind, literal_column("false")))
+            .select_from(stored)
+            .having(func.count() > ZERO),
+            "moved",
+        )
+        return select(stored.c.id, self.json(stored), self._has_triggers()).select_from(
+            stored, moved
+        )
+
+    def _insert(self, source: Select[Any]) -> CTE:
+        insert = postgresql.insert(self.table).from_select(self.names, source)
+        insert = insert.on_conflict_do_nothing(index_elements=[self.key])
+        return insert.returning(*self.table.columns).cte("stored")
+
+    def _update(self) -> ClauseElement:
+        items = func.json_array_elements(cast(bindparam("items", type_=Text()), JSON))
+        each = items.table_valued(column("value", JSON)).render_derived(name="item")
+        found = (
+            select(self.key.label("locked"), each.c.value, *_impatience())
+            .select_from(each.join(self.table, self.key == cast(_field(each, "id"), BigInteger)))
+            .where(self._is_one_of_ids())
+            .order_by(self.key)
+            .with_for_update(of=self.table, skip_locked=True)
+            .subquery("found")
+        )
+        values = {
+            name: case(
+                (found.c.value.op("->")(text(name)).is_(None), self.table.c[name]),
+                else_=cast(_field(found, name), self.table.c[name].type),
+            )
+            for name in self.names
+            if name != self.key.name
+        }
+        update = self.table.update().values(values).where(self.key == found.c.locked)
+        updated = update.returning(*self.table.columns).cte("updated")
+        return select(updated.c.id, self.json(updated), self._has_triggers())
+
+    def _delete(self) -> ClauseElement:
+        found = (
+            select(self.key.label("locked"), *_impatience())
+            .where(self._is_one_of_ids())
+            .order_by(self.key)
+            .with_for_update(of=self.table, skip_locked=True)
+            .subquery("found")
+        )
+        return self.table.delete().where(self.key == found.c.locked).returning(self.key)
+
+    def _lock(self, *, chosen: bool | None, wait: bool) -> ClauseElement:
+        rows = select(self.key).where(self._is_one_of_ids()).order_by(self.key)
+        if chosen is not None:
+            locked = self._locked(chosen=chosen)
+            # Also where there is no row to lock.
+            rows = rows.where(exists(select(ONE).select_from(locked)))
+        return rows.with_for_update(of=self.table, skip_locked=not wait)
+
+
+def _field(items: FromClause, name: str) -> ColumnElement[Any]:
+    return items.c.value.op("->>")(text(name))
+
+
+def _materialized(source: Select[Any], name: str) -> CTE:
+    return source.cte(name).prefix_with("MATERIALIZED")
+
+
+def _impatience() -> list[ColumnElement[Any]]:
+    patience = func.set_config(text("lock_timeout"), text(_ROW_PATIENCE), literal_column("true"))
+    return [patience.label("patience")]

@@ -1,0 +1,1 @@
+"""SQLite: its engines, its file, its statements, and its end of a transfer."""

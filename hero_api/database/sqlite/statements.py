@@ -1,0 +1,169 @@
+"""The statements of a table in SQLite."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ClauseElement,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    exists,
+    func,
+    literal_column,
+    select,
+    table,
+    true,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.selectable import TableValuedAlias
+
+from hero_api.database.statements import ONE, ZERO, Filter, Statements, Stored, text
+
+
+class SQLiteStatements(Statements):
+    """The statements of a table in SQLite.
+
+    `has_sequence` is whether the table has AUTOINCREMENT, `casts` whether its text columns are of
+    a type that SQLite does not take for text, such as STRING.
+    """
+
+    dialect = sqlite.dialect(paramstyle="named")
+
+    def __init__(
+        self,
+        of: Table,
+        filters: Mapping[str, Filter],
+        *,
+        has_sequence: bool = True,
+        casts: bool = False,
+    ) -> None:
+        self._has_sequence = has_sequence
+        self._casts = casts
+        super().__init__(of, filters)
+
+    def json(self, of: FromClause) -> ColumnElement[Any]:
+        """Return a row as JSON text; nothing where it holds what JSON cannot."""
+        pairs = [part for name in self.names for part in (text(name), self._value(of, name))]
+        return case((self._is_sound(of), func.json_object(*pairs)))
+
+    def ids(self, ids: Iterable[int]) -> str:
+        """Return ids as the parameter `ids` has them: a JSON array."""
+        return f"[{','.join(map(str, ids))}]"
+
+    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
+        """Say what `create` made of its items: the ids that it draws stand in their order."""
+        drawn = sorted(rows)
+        if len(drawn) != count or (count and drawn[-1][0] - drawn[0][0] != count - 1):
+            return None
+        return [
+            Stored(position, row_id, body, is_stored=True, has_triggers=bool(has_triggers))
+            for position, (row_id, body, has_triggers) in enumerate(drawn)
+        ]
+
+    def _value(self, of: FromClause, name: str) -> ColumnElement[Any]:
+        its_type = self.table.c[name].type
+        if isinstance(its_type, Boolean):
+            words = case((of.c[name], text("true")), (~of.c[name], text("false")))
+            return func.json(func.coalesce(words, text("null")))
+        return (
+            cast(of.c[name], Text) if self._casts and isinstance(its_type, String) else of.c[name]
+        )
+
+    def _is_sound(self, of: FromClause) -> ColumnElement[bool]:
+        """Say whether a row holds what its columns can: a BLOB makes json_object itself fail."""
+        conditions = []
+        for its_column in self.table.columns:
+            kind = func.typeof(of.c[its_column.name])
+            if isinstance(its_column.type, String) and self._casts:
+                conditions.append(kind != text("blob"))
+            elif isinstance(its_column.type, Integer) and not its_column.primary_key:
+                conditions.append(kind.in_([text("integer"), text("null")]))
+        return and_(true(), *conditions)
+
+    def _joined(self, page: FromClause) -> ColumnElement[Any]:
+        return func.group_concat(self.json(page))
+
+    def _sound(self, page: FromClause) -> ColumnElement[Any]:
+        return func.count(case((self._is_sound(page), ONE)))
+
+    def _page(self, condition: ColumnElement[Any], offset: ColumnElement[Any]) -> Select[Any]:
+        if offset is ZERO:
+            return super()._page(condition, offset)
+        # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
+        ids = select(self.key).where(condition).order_by(self.key)
+        ids = ids.limit(self._parameter("limit", BigInteger())).offset(offset)
+        rows = select(*self.table.columns).where(self.key.in_(ids)).order_by(self.key)
+        # The limit keeps them in order: SQLite may drop the order of a plain subquery.
+        return rows.limit(self._parameter("limit", BigInteger())).offset(ZERO)
+
+    def _is_one_of_ids(self) -> ColumnElement[bool]:
+        return self.key.in_(select(_each("ids").c.value))
+
+    def _has_triggers(self) -> ColumnElement[Any]:
+        schema = table("sqlite_master", column("type", Text), column("tbl_name", Text))
+        return exists().where(
+            schema.c.type == text("trigger"),
+            func.lower(schema.c.tbl_name) == text(self.table.name.lower()),
+        )
+
+    def _create(self) -> ClauseElement:
+        """Insert under the ids that follow the last one that was given, in the items' order."""
+        items = _each("items")
+        last: ColumnElement[Any] = func.coalesce(select(func.max(self.key)).scalar_subquery(), ZERO)
+        if self._has_sequence:
+            sequence = table("sqlite_sequence", column("name", Text), column("seq", BigInteger))
+            drawn = select(func.max(sequence.c.seq)).where(sequence.c.name == text(self.table.name))
+            last = func.max(last, func.coalesce(drawn.scalar_subquery(), ZERO))
+        values = {name: _item(items, name) for name in self.names if name != self.key.name}
+        row_id = last + ONE + items.c.key
+        source = select(row_id, *values.values()).where(literal_column("true"))
+        insert = self.table.insert().from_select([self.key.name, *values], source)
+        return insert.returning(self.key, self.json(self.table), self._has_triggers())
+
+    def _create_chosen(self) -> ClauseElement:
+        items = _each("items")
+        source = select(*(_item(items, name) for name in self.names)).where(literal_column("true"))
+        insert = sqlite.insert(self.table).from_select(self.names, source)
+        insert = insert.on_conflict_do_nothing(index_elements=[self.key])
+        return insert.returning(self.key, self.json(self.table), self._has_triggers())
+
+    def _update(self) -> ClauseElement:
+        items = _each("items")
+        values = {
+            name: case(
+                (func.json_type(items.c.value, _path(name)).is_(None), self.table.c[name]),
+                else_=_item(items, name),
+            )
+            for name in self.names
+            if name != self.key.name
+        }
+        update = self.table.update().values(values).where(self.key == _item(items, self.key.name))
+        return update.returning(self.key, self.json(self.table), self._has_triggers())
+
+    def _delete(self) -> ClauseElement:
+        return self.table.delete().where(self._is_one_of_ids()).returning(self.key)
+
+
+def _each(name: str) -> TableValuedAlias:
+    return func.json_each(bindparam(name, type_=Text())).table_valued("key", "value")
+
+
+def _path(name: str) -> ColumnElement[Any]:
+    return text(f"$.{json.dumps(name)}")
+
+
+def _item(items: TableValuedAlias, name: str) -> ColumnElement[Any]:
+    return func.json_extract(items.c.value, _path(name))

@@ -1,0 +1,203 @@
+"""The SQL of a table, built from its columns and compiled once for each engine.
+
+A statement takes its items as one JSON array of objects, keyed by column, so that it is compiled
+once for batches of every size, and renders rows as JSON: none becomes an object on its way to a
+client.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    ClauseElement,
+    ColumnElement,
+    FromClause,
+    Integer,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    false,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
+
+ZERO: ColumnElement[Any] = literal_column("0")
+ONE: ColumnElement[Any] = literal_column("1")
+
+
+class Filter(NamedTuple):
+    """A filter of pages: the column and the operator that its parameter is compared with."""
+
+    column: str
+    operator: str
+
+
+class Shape(NamedTuple):
+    """What the SELECT of a page depends on: which filters it has, and whether it counts."""
+
+    filters: tuple[str, ...]
+    counts: bool
+
+
+class Stored(NamedTuple):
+    """What became of an item: its row, or the id that was drawn for it in vain."""
+
+    position: int
+    row_id: int
+    body: str | None
+    is_stored: bool
+    has_triggers: bool  # which may have changed the row since
+
+
+PLAIN = Shape((), counts=False)
+AFTER = "after"
+
+
+class Statements:
+    """The statements of one table on one engine; each is the string that the driver gets.
+
+    `filters` are those of its pages, by the names of their parameters.
+    """
+
+    dialect: Dialect
+    skips_locked = False
+
+    def __init__(self, of: Table, filters: Mapping[str, Filter]) -> None:
+        self.table = of
+        self.key = of.c.id
+        self.names = [column.name for column in of.columns]
+        self.filters = {**filters, AFTER: Filter("id", ">")}
+        rows = select(*of.columns).where(self._is_one_of_ids()).subquery("found")
+        self.get = self.compile(select(rows.c.id, self.json(rows)))
+        self.exist = self.compile(select(self.key).where(self._is_one_of_ids()))
+        self.create = self.compile(self._create())
+        self.create_chosen = self.compile(self._create_chosen())
+        self.update = self.compile(self._update())
+        self.delete = self.compile(self._delete())
+        unchanged = {each.name: each for each in of.columns if each is not self.key}
+        self.probe = self.compile(of.update().values(unchanged).where(false()))
+        self._start = self.compile(self._walk())
+        self._fragment = cache(self._compile_page)
+        self.pages = lru_cache(maxsize=512)(self._compile_pages)
+
+    def compile(self, statement: ClauseElement) -> str:
+        """Return the text of a statement in the driver's own style of parameters."""
+        return str(statement.compile(dialect=self.dialect))
+
+    def json(self, of: FromClause) -> ColumnElement[Any]:
+        """Return a row as JSON text; nothing where it holds what JSON cannot."""
+        raise NotImplementedError
+
+    def ids(self, ids: Iterable[int]) -> str:
+        """Return ids as the parameter `ids` has them."""
+        raise NotImplementedError
+
+    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
+        """Say what `create` made of its `count` items, from its rows; nothing if nobody knows."""
+        raise NotImplementedError
+
+    def _compile_pages(self, shapes: tuple[Shape, ...]) -> str:
+        """Return one statement that reads several pages, a row each, from one snapshot.
+
+        Plain pages, in the order of their offsets, share one walk along the table: each starts from
+        where the one before it starts, and its offset counts from there.
+        """
+        starts, selects = [], []
+        start = "true"
+        for index, shape in enumerate(shapes):
+            number = f"_{index}"
+            if shape == PLAIN:
+                walk = self._start.replace("(@start)", start).replace("_N", number)
+                starts.append(f"start_{index} (id) AS MATERIALIZED ({walk})")
+                start = f"id >= (SELECT id FROM start_{index})"
+            page = self._fragment(shape).replace("(@start)", start).replace("_N", number)
+            selects.append(page.replace("@", str(index), 1))
+        with_ = f"WITH {', '.join(starts)} " if starts else ""
+        return with_ + " UNION ALL ".join(selects)
+
+    def _compile_page(self, shape: Shape) -> str:
+        """Return the SELECT of one page; `@` stands for its number, and `_N` too."""
+        total: ColumnElement[Any] = null()
+        if shape.counts:
+            counted = self._conditions(name for name in shape.filters if name != AFTER)
+            total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
+        if shape == PLAIN:
+            page = self._page(literal_column("(@start)"), ZERO)
+        else:
+            offset = self._parameter("offset", BigInteger())
+            page = self._page(self._conditions(shape.filters), offset)
+        rows = page.subquery("page")
+        return self.compile(
+            select(
+                literal_column("@"),
+                self._joined(rows),
+                func.count(),
+                func.max(rows.c.id),
+                cast(total, BigInteger),
+                self._sound(rows),
+            )
+        )
+
+    def _page(self, condition: ColumnElement[Any], offset: ColumnElement[Any]) -> Select[Any]:
+        limit = self._parameter("limit", BigInteger())
+        columns = select(*self.table.columns)
+        return columns.where(condition).order_by(self.key).limit(limit).offset(offset)
+
+    def _walk(self) -> Select[Any]:
+        start = select(self.key).where(literal_column("(@start)")).order_by(self.key)
+        return start.limit(ONE).offset(self._parameter("offset", BigInteger()))
+
+    def _conditions(self, names: Iterable[str]) -> ColumnElement[bool]:
+        conditions = []
+        for name in names:
+            its_column, operator = self.filters[name]
+            compared = self.table.c[its_column]
+            # A number may be out of the bounds of its column.
+            whole = isinstance(compared.type, Integer)
+            parameter = self._parameter(name, BigInteger() if whole else compared.type)
+            conditions.append(compared.op(operator, is_comparison=True)(parameter))
+        return and_(true(), *conditions)
+
+    def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
+        return bindparam(f"{name}_N", type_=its_type, required=True)
+
+    def _joined(self, page: FromClause) -> ColumnElement[Any]:
+        raise NotImplementedError
+
+    def _sound(self, page: FromClause) -> ColumnElement[Any]:
+        raise NotImplementedError
+
+    def _is_one_of_ids(self) -> ColumnElement[bool]:
+        raise NotImplementedError
+
+    def _has_triggers(self) -> ColumnElement[Any]:
+        """Say whether what RETURNING shows may not be what the row holds at the end."""
+        raise NotImplementedError
+
+    def _create(self) -> ClauseElement:
+        raise NotImplementedError
+
+    def _create_chosen(self) -> ClauseElement:
+        raise NotImplementedError
+
+    def _update(self) -> ClauseElement:
+        raise NotImplementedError
+
+    def _delete(self) -> ClauseElement:
+        raise NotImplementedError
+
+
+def text(value: str) -> ColumnElement[Any]:
+    """Return text as part of the statement: keys of JSON are no parameters."""
+    quoted = value.replace("'", "''")
+    return literal_column(f"'{quoted}'", Text())
