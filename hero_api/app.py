@@ -1,6 +1,6 @@
 """The application."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -12,8 +12,10 @@ from hero_api.answers import add_error_handlers
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.guard import Guard
+from hero_api.heroes import heroes
 from hero_api.models import Problem
 from hero_api.settings import Settings
+from hero_api.storage import AnyStorage
 
 _EVERYWHERE = {
     400: "The body cannot be parsed",
@@ -26,8 +28,13 @@ _EVERYWHERE = {
 _NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make an application of its own; without `settings`, those of the environment."""
+def create_app(
+    settings: Settings | None = None, *, storages: Sequence[AnyStorage] = (heroes,)
+) -> FastAPI:
+    """Make an application of its own; without `settings`, those of the environment.
+
+    The tables of its `storages` are made where they are not there, and watched by `/readyz`.
+    """
     settings = settings or Settings.from_environment()
     app = FastAPI(
         title="Hero API",
@@ -40,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         },
     )
     app.state.settings = settings
+    app.state.storages = storages
     app.add_middleware(Guard, max_body_size=settings.max_body_size)
     if settings.cors_origins:
         app.add_middleware(
@@ -66,7 +74,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         timeout=settings.request_timeout,
         readers=settings.read_connections,
     )
-    async with open_database(settings, queues.info) as database:
+    tables = [storage.table for storage in app.state.storages]
+    async with open_database(settings, queues.info, tables) as database:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.
         app.state.queues = queues
         app.state.database = database

@@ -41,13 +41,14 @@ def serve(
 def check() -> None:
     """Look for damage in the database; the status is 1 where there is any."""
     from hero_api.commands.check import find_damage
+    from hero_api.heroes import heroes
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
     if settings.is_postgresql:
         raise StartError("The check is for SQLite files; PostgreSQL has pg_amcheck")
     problems = 0
-    for problem in find_damage(settings.path):
+    for problem in find_damage(settings.path, heroes.table):
         problems += 1
         typer.echo(problem)
     if problems:
@@ -71,11 +72,12 @@ def copy_heroes(
     """
     from hero_api.commands.copy import copy
     from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
 
     source, target = _settings(source_url, "SOURCE_URL"), _settings(target_url, "TARGET_URL")
     try:
         with Progress() as progress:
-            copied = copy(source, target, progress)
+            copied = copy(source, target, heroes.table, progress)
     except KeyboardInterrupt:
         raise StartError("Stopped; to go on, run the same command again") from None
     typer.echo(

@@ -8,10 +8,10 @@ from sqlalchemy import BigInteger, Column, Integer
 from sqlmodel import Field as TableField
 from sqlmodel import SQLModel
 
-from hero_api.database.pages import MAX_ID, MIN_ID, Page
+from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID, Page
 
-MAX_CHOSEN_ID = 2**53 - 1
 MAX_AGE = 2**31 - 1
+MAX_NAME, MAX_SECRET_NAME = 500, 10_000  # characters
 _WITHOUT_NUL = r"^[^\u0000]*$"
 
 
@@ -22,16 +22,25 @@ def _no_boolean(value: object) -> object:
     return value
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=_WITHOUT_NUL)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_WITHOUT_NUL)]
 SecretName = Annotated[
-    str, StringConstraints(min_length=1, max_length=10_000, pattern=_WITHOUT_NUL)
+    str, StringConstraints(min_length=1, max_length=MAX_SECRET_NAME, pattern=_WITHOUT_NUL)
 ]
 # The validator stands last: before the bounds it would keep them out of the OpenAPI document.
 Age = Annotated[int, Field(ge=0, le=MAX_AGE), BeforeValidator(_no_boolean)]
 ChosenId = Annotated[int, Field(ge=1, le=MAX_CHOSEN_ID), BeforeValidator(_no_boolean)]
 
 
-class Hero(SQLModel, table=True):
+class HeroBase(SQLModel):
+    """What is stored and answered of a hero; no constraints: a row of others is served too."""
+
+    id: int | None = None  # first here, and so in every model and in the table
+    name: str = TableField(index=True, sa_column_kwargs={"info": {"longest": MAX_NAME}})
+    age: int | None = TableField(default=None, index=True)
+    secret_name: str = TableField(sa_column_kwargs={"info": {"longest": MAX_SECRET_NAME}})
+
+
+class Hero(HeroBase, table=True):
     """The table. AUTOINCREMENT keeps SQLite from giving a deleted hero's id to another."""
 
     __table_args__ = {"sqlite_autoincrement": True}
@@ -41,12 +50,9 @@ class Hero(SQLModel, table=True):
         # 64 bits on every engine; SQLite's AUTOINCREMENT wants the very word INTEGER.
         sa_column=Column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
     )
-    name: str = TableField(index=True)
-    age: int | None = TableField(default=None, index=True)
-    secret_name: str
 
 
-class HeroCreate(BaseModel):
+class HeroCreate(HeroBase):
     """A hero as a client sends it; an `id` that the client chose is honoured while it is free."""
 
     id: ChosenId | None = None
@@ -55,7 +61,7 @@ class HeroCreate(BaseModel):
     secret_name: SecretName
 
 
-class HeroUpdate(BaseModel):
+class HeroUpdate(SQLModel):
     """The changes to a hero: only the fields that were sent count; `age: null` clears the age."""
 
     # These defaults are never stored: a factory keeps them out of the OpenAPI document.
@@ -72,13 +78,10 @@ class HeroPage(Page, frozen=True):
     max_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
 
 
-class HeroPublic(BaseModel):
-    """A hero as it is answered. No constraints: a row that someone else wrote is served too."""
+class HeroPublic(HeroBase):
+    """A hero as it is answered."""
 
     id: int
-    name: str
-    age: int | None
-    secret_name: str
 
 
 class Deleted(BaseModel):

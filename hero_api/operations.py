@@ -1,6 +1,7 @@
 """What operators ask: is it alive, is it ready, how busy is it."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
@@ -9,7 +10,7 @@ from pydantic import BaseModel
 from hero_api.batching import BatchQueues
 from hero_api.dependencies import ReadSession, WriteSession
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError
-from hero_api.heroes import heroes
+from hero_api.storage import AnyStorage
 
 _READY_WITHIN = 1.0  # seconds
 
@@ -31,7 +32,9 @@ async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession
         raise ClosingError
     try:
         async with asyncio.timeout(_READY_WITHIN):
-            await asyncio.gather(*heroes.check(reads, writes))
+            storages: Sequence[AnyStorage] = request.app.state.storages
+            checks = (check for storage in storages for check in storage.check(reads, writes))
+            await asyncio.gather(*checks)
     except TimeoutError:
         raise LateError from None
     except OutcomeUnknownError:

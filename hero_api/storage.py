@@ -1,15 +1,18 @@
 """What can be done with the rows of a table: batch functions, and the calls that batch them."""
 
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache, partial
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import BaseModel
-from sqlalchemy import String, Table
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
+from sqlalchemy import Table
 from sqlmodel import SQLModel
 
 from hero_api.batching import QueueSpec, batched
+from hero_api.database.columns import RENDERED, Kind, kind_of
 from hero_api.database.pages import Page
 from hero_api.database.postgresql.statements import PostgreSQLStatements
 from hero_api.database.sessions import STATEMENTS, ReadOnlySession, ReadWriteSession, fetch
@@ -75,13 +78,23 @@ class Storage(Generic[Create, Update]):
     each kind in queues of their own.
     """
 
-    def __init__(self, model: type[SQLModel], filters: Mapping[str, Filter]) -> None:
-        self._table: Table = model.metadata.tables[str(model.__tablename__)]
-        self._noun = self._table.name
+    def __init__(
+        self,
+        model: type[SQLModel],
+        *,
+        filters: Mapping[str, Filter],
+        public: type[BaseModel],
+    ) -> None:
+        self.table: Table = model.metadata.tables[str(model.__tablename__)]
+        self._noun = self.table.name
+        # The database renders rows as `public` would, but for floats, dates and times.
+        kinds = {kind_of(column) for column in self.table.columns}
+        self._public = None if kinds <= RENDERED else TypeAdapter(public)
+        self._publics = None if kinds <= RENDERED else TypeAdapter(list[public])  # type: ignore[valid-type]
         self._names = (*filters, AFTER)
         # The text of the statements is the same for all databases of one kind.
-        self._on_postgresql = cache(partial(PostgreSQLStatements, self._table, filters))
-        self._on_sqlite = cache(partial(SQLiteStatements, self._table, filters))
+        self._on_postgresql = cache(partial(PostgreSQLStatements, self.table, filters))
+        self._on_sqlite = cache(partial(SQLiteStatements, self.table, filters))
         self._scans = [name for name, each in filters.items() if each.operator != "="]
 
         def write(function: Any, kind: str, touches: Any = None) -> Any:  # noqa: ANN401
@@ -167,7 +180,7 @@ class Storage(Generic[Create, Update]):
             parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
             parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
         rows = await fetch(session, statements.pages(shapes), parameters)
-        listed = {distinct[index]: _listed(distinct[index], *row) for index, *row in rows}
+        listed = {distinct[index]: self._listed(distinct[index], *row) for index, *row in rows}
         return [listed[page] for page in pages]
 
     async def create_many(
@@ -178,7 +191,9 @@ class Storage(Generic[Create, Update]):
         results: list[Created | ServiceError] = [RefusedError() for _ in rows]
         places: Sequence[int] = range(len(rows))
         for _ in range(_DRAWS):
-            items = _array(_with_position(n, rows[place]) for n, place in enumerate(places))
+            items = _array(
+                _with_position(n, self._dump(rows[place])) for n, place in enumerate(places)
+            )
             stored = statements.match(
                 await fetch(session, statements.create, {"items": items}), len(places)
             )
@@ -207,7 +222,7 @@ class Storage(Generic[Create, Update]):
         first: dict[int, int] = {}
         for place, row_id in enumerate(ids):
             first.setdefault(row_id, place)
-        items = _array(rows[place].model_dump_json() for place in first.values())
+        items = _array(self._dump(rows[place]) for place in first.values())
         stored = await fetch(session, statements.create_chosen, {"items": items})
         bodies = await self._returned(session, stored)
         missing = first.keys() - bodies.keys()
@@ -231,7 +246,10 @@ class Storage(Generic[Create, Update]):
         while True:
             # A statement changes a row once: the second patch to it goes into a second statement.
             turn = {patch.id: place for place, patch in reversed(pending.items())}
-            items = _array(_with_id(pending[place]) for place in turn.values())
+            items = _array(
+                _with_id(row_id, self._dump(pending[place].changes, only_sent=True))
+                for row_id, place in turn.items()
+            )
             parameters = {"items": items, "ids": statements.ids(turn)}
             updated = await fetch(session, statements.update, parameters)
             bodies = await self._returned(session, updated, DamagedRowError)
@@ -298,13 +316,14 @@ class Storage(Generic[Create, Update]):
             return self._on_postgresql()
         [(has_sequence,)] = await fetch(session, _HAS_SEQUENCE, {})
         rows = await fetch(session, _TYPES, {"table": self._noun})
-        texts = {each.name for each in self._table.columns if isinstance(each.type, String)}
+        texts = {each.name for each in self.table.columns if kind_of(each) is Kind.TEXT}
         casts = any(not _holds_text(kind) for name, kind in rows if name in texts)
         return self._on_sqlite(has_sequence=bool(has_sequence), casts=casts)
 
     async def _read(self, session: ReadOnlySession, ids: Iterable[int]) -> dict[int, str | None]:
         statements = await self._statements(session)
-        return dict(await fetch(session, statements.get, {"ids": statements.ids(ids)}))
+        rows = await fetch(session, statements.get, {"ids": statements.ids(ids)})
+        return {row_id: self._render(body, self._public) for row_id, body in rows}
 
     async def _returned(
         self,
@@ -317,7 +336,7 @@ class Storage(Generic[Create, Update]):
         Raises an error for a row that cannot be answered: what is answered with an error must not
         be stored, and the batch is rolled back.
         """
-        bodies = {row_id: body for row_id, body, _ in rows}
+        bodies = {row_id: self._render(body, self._public) for row_id, body, _ in rows}
         if any(has_triggers for *_, has_triggers in rows):
             # RETURNING shows what a row was before the triggers that fire after it.
             bodies = await self._read(session, bodies)
@@ -345,6 +364,40 @@ class Storage(Generic[Create, Update]):
         return {
             row_id: kept() if row_id in existing else NotFoundError(self._noun) for row_id in ids
         }
+
+    def _listed(  # noqa: PLR0913, PLR0917 - the columns of a page's SELECT
+        self,
+        page: Page,
+        rows: str | None,
+        size: int,
+        last_id: int,
+        total: int | None,
+        sound: int,
+    ) -> Listed | ServiceError:
+        body = self._render(f"[{rows or ''}]", self._publics)
+        if sound < size or body is None:
+            return DamagedRowError()
+        is_full = size == page.limit and size > 0
+        return Listed(body, last_id if is_full else None, total)
+
+    def _dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
+        """Return an item as JSON; moments in one zone, so that they can be compared as text."""
+        if self._public is None:
+            return item.model_dump_json(exclude_unset=only_sent)
+        values = item.model_dump(exclude_unset=only_sent)
+        for name, value in values.items():
+            if isinstance(value, datetime) and value.tzinfo:
+                values[name] = value.astimezone(UTC)
+        return to_json(values).decode()
+
+    def _render(self, body: str | None, adapter: TypeAdapter[Any] | None) -> str | None:
+        """Return JSON as Pydantic has it, where the database has it otherwise."""
+        if adapter is None or body is None:
+            return body
+        try:
+            return adapter.dump_json(adapter.validate_json(body)).decode()
+        except ValidationError:
+            return None
 
     def _shape(self, page: Page) -> Shape:
         filters = (name for name in self._names if getattr(page, name, None) is not None)
@@ -377,19 +430,12 @@ def _array(items: Iterable[str]) -> str:
     return f"[{','.join(items)}]"
 
 
-def _with_position(position: int, row: BaseModel) -> str:
-    return f'{{"_position":{position},{row.model_dump_json()[1:]}'
+def _with_position(position: int, item: str) -> str:
+    return f'{{"_position":{position},{item[1:]}'
 
 
-def _with_id(patch: Patch) -> str:
-    changes = patch.changes.model_dump_json(exclude_unset=True)[1:]
-    return f'{{"id":{patch.id}{"}" if changes == "}" else "," + changes}'
+def _with_id(row_id: int, changes: str) -> str:
+    return f'{{"id":{row_id}{"}" if changes == "{}" else "," + changes[1:]}'
 
 
-def _listed(  # noqa: PLR0913, PLR0917 - the columns of a page's SELECT
-    page: Page, rows: str | None, size: int, last_id: int, total: int | None, sound: int
-) -> Listed | ServiceError:
-    if sound < size:
-        return DamagedRowError()
-    is_full = size == page.limit and size > 0
-    return Listed(f"[{rows or ''}]", last_id if is_full else None, total)
+AnyStorage = Storage[Any, Any]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hero_api.commands.check import find_damage
+from hero_api.heroes import heroes
 from hero_api.settings import PREFIX
 
 from .servers import ROOT, UNPRIVILEGED, serving
@@ -118,7 +119,7 @@ def test_a_file_that_is_not_there_is_one_line_and_is_not_made(tmp_path: Path) ->
 def test_a_check_leaves_the_file_and_its_directory_as_they_are(tmp_path: Path) -> None:
     path = make(tmp_path / "heroes.db", "PRAGMA journal_mode=WAL")
     before = path.read_bytes()
-    assert list(find_damage(path)) == []
+    assert list(find_damage(path, heroes.table)) == []
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["heroes.db"]
 
@@ -145,7 +146,7 @@ def test_a_row_that_cannot_be_served_is_found_by_its_id(sound: Path, row: str) -
     with closing(sqlite3.connect(sound)) as connection:
         connection.execute(f"INSERT INTO hero VALUES {row}")
         connection.commit()
-    [problem] = find_damage(sound)
+    [problem] = find_damage(sound, heroes.table)
     assert "hero 3 " in problem
 
 
@@ -164,7 +165,7 @@ def test_a_row_that_is_served_is_no_damage(sound: Path, row: str) -> None:
     with closing(sqlite3.connect(sound)) as connection:
         connection.execute(f"INSERT INTO hero VALUES {row}")
         connection.commit()
-    assert list(find_damage(sound)) == []
+    assert list(find_damage(sound, heroes.table)) == []
 
 
 def test_an_index_that_does_not_fit_its_table_is_found(sound: Path) -> None:
@@ -174,27 +175,27 @@ def test_an_index_that_does_not_fit_its_table_is_found(sound: Path) -> None:
     page = slice(4_096 * (root - 1), 4_096 * root)
     content[page] = content[page].replace(b"Deadpond", b"Deadpool")
     sound.write_bytes(content)
-    assert any("names" in problem for problem in find_damage(sound))
+    assert any("names" in problem for problem in find_damage(sound, heroes.table))
 
 
 @pytest.mark.parametrize("content", [b"Dear diary", b"SQLite format 3\0" + b"?" * 5_000])
 def test_what_is_no_database_is_damage_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "heroes.db"
     path.write_bytes(content)
-    [problem] = find_damage(path)
+    [problem] = find_damage(path, heroes.table)
     assert "not a database" in problem
 
 
 def test_a_truncated_file_is_damage(sound: Path) -> None:
     sound.write_bytes(sound.read_bytes()[:-4_096])
-    assert len(list(find_damage(sound))) >= 1
+    assert len(list(find_damage(sound, heroes.table))) >= 1
 
 
 def test_each_problem_is_one_line_that_says_something(sound: Path) -> None:
     content = bytearray(sound.read_bytes())
     content[-4_096:] = b"\xff" * 4_096
     sound.write_bytes(content)
-    problems = list(find_damage(sound))
+    problems = list(find_damage(sound, heroes.table))
     assert problems
     for problem in problems:
         assert len(problem.splitlines()) == 1

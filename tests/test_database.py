@@ -27,6 +27,7 @@ from hero_api.app import create_app
 from hero_api.database.sessions import Database, open_database
 from hero_api.database.sqlite.file import is_mounted
 from hero_api.errors import StartError
+from hero_api.heroes import heroes
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
@@ -100,7 +101,7 @@ async def refusal(path: Path, **values: object) -> str:
     """Return what is said when the database is refused; it must be one line, and touch nothing."""
     before = kept(path.parent)
     with pytest.raises(StartError) as caught:
-        async with open_database(settings_for(path, **values), {}):
+        async with open_database(settings_for(path, **values), {}, [heroes.table]):
             pytest.fail("it was opened")
     assert kept(path.parent) == before
     message = str(caught.value)
@@ -114,7 +115,7 @@ async def refusal(path: Path, **values: object) -> str:
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    async with open_database(settings, {}) as database:
+    async with open_database(settings, {}, [heroes.table]) as database:
         yield database
 
 
@@ -152,7 +153,7 @@ async def test_a_reading_connection_is_set_up(database: Database, name: str, val
 
 async def test_normal_is_what_the_writing_connection_gets_when_it_is_set(path: Path) -> None:
     async with (
-        open_database(settings_for(path, synchronous="NORMAL"), {}) as database,
+        open_database(settings_for(path, synchronous="NORMAL"), {}, [heroes.table]) as database,
         database.write_session() as session,
     ):
         assert await pragma(session, "synchronous") == 1
@@ -246,7 +247,10 @@ async def test_one_application_goes_on_when_another_on_its_file_has_ended(
 async def test_several_open_a_file_that_is_not_there_at_once(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         await asyncio.gather(
-            *(stack.enter_async_context(open_database(settings, {})) for _ in range(4))
+            *(
+                stack.enter_async_context(open_database(settings, {}, [heroes.table]))
+                for _ in range(4)
+            )
         )
 
 
@@ -978,7 +982,7 @@ async def test_a_column_that_changes_what_is_stored_in_it_is_a_warning_that_name
     path: Path, columns: str, warned: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_table(path, f"id INTEGER PRIMARY KEY, {columns}")
-    async with open_database(settings_for(path), {}):
+    async with open_database(settings_for(path), {}, [heroes.table]):
         [message] = caplog.messages
         assert warned in message
 
@@ -990,7 +994,7 @@ async def test_a_missing_directory_is_refused_and_not_made(tmp_path: Path) -> No
 
 async def refusal_of_missing(path: Path) -> str:
     with pytest.raises(StartError) as caught:
-        async with open_database(settings_for(path), {}):
+        async with open_database(settings_for(path), {}, [heroes.table]):
             pytest.fail("it was opened")
     return str(caught.value)
 
@@ -1001,7 +1005,7 @@ async def test_a_file_that_another_process_keeps_locked_is_refused_in_time(path:
         other.execute("BEGIN EXCLUSIVE")
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(StartError, match="locked"):
-                async with open_database(settings_for(path, busy_timeout=0.1), {}):
+                async with open_database(settings_for(path, busy_timeout=0.1), {}, [heroes.table]):
                     pytest.fail("it was opened")
 
 

@@ -27,8 +27,9 @@ del MODULES[""]
 FLOORS = [
     {"acceptor", "cork", "entrance", "errors", "signals"},
     {"database", "database.sqlite", "database.postgresql", "commands"},
-    {"database.urls", "database.pages", "database.verdicts", "database.statements"},
+    {"database.urls", "database.pages", "database.verdicts", "database.columns"},
     {"settings", "models", "database.schema", "database.transfer", "commands.progress"},
+    {"database.statements"},
     {"database.sqlite.file", "database.sqlite.statements"},
     {"database.postgresql.watchdog", "database.postgresql.statements"},
     {"database.sqlite.engine", "database.postgresql.engine"},

@@ -173,7 +173,9 @@ async def test_probes_do_not_make_the_write_ahead_log_of_an_idle_file_grow_witho
 ) -> None:
     url = f"sqlite:///{tmp_path}/heroes.db"
     async with (
-        open_database(Settings(database_url=url, synchronous="NORMAL"), {}) as database,
+        open_database(
+            Settings(database_url=url, synchronous="NORMAL"), {}, [heroes.table]
+        ) as database,
         database.write_session() as session,
     ):
         for _ in range(PINGS):

@@ -28,6 +28,7 @@ from hero_api.errors import (
     StartError,
     UnfitError,
 )
+from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 
@@ -186,12 +187,13 @@ async def test_the_table_has_the_columns_of_the_tutorial_and_ids_of_64_bits(
 OPEN = """
 import asyncio, sys
 from hero_api.database.sessions import open_database
+from hero_api.heroes import heroes
 from hero_api.settings import Settings
 
 async def main():
     print("ready", flush=True)
     sys.stdin.readline()
-    async with open_database(Settings(database_url=sys.argv[1]), {}):
+    async with open_database(Settings(database_url=sys.argv[1]), {}, [heroes.table]):
         pass
 
 asyncio.run(main())
@@ -220,7 +222,7 @@ def test_eight_processes_that_start_together_make_one_table(on_postgresql: Setti
 async def refusal(settings: Settings) -> str:
     """Return the line that says why the database cannot be used."""
     with pytest.raises(StartError, match=r"\A[^\n]+\Z") as caught:
-        async with open_database(settings, {}):
+        async with open_database(settings, {}, [heroes.table]):
             pass
     return str(caught.value)
 
@@ -228,7 +230,7 @@ async def refusal(settings: Settings) -> str:
 async def test_another_table_of_that_name_is_refused_and_stays(on_postgresql: Settings) -> None:
     with connection_to(on_postgresql) as connection:
         connection.execute("CREATE TABLE hero (id bigint, cape text)")
-    assert "other columns (cape, id)" in await refusal(on_postgresql)
+    assert "lacks name, age, secret_name" in await refusal(on_postgresql)
     assert [name for name, _ in columns(on_postgresql)] == ["id", "cape"]
 
 
@@ -257,7 +259,7 @@ REFUSED = {
     ),
     "another column that must be given": (
         f"id bigserial PRIMARY KEY, {REST}, cape text NOT NULL",
-        "other columns",
+        "needs values for cape",
     ),
 }
 
@@ -309,7 +311,7 @@ async def test_a_column_that_cannot_hold_what_the_api_takes_is_a_warning_that_na
     on_postgresql: Settings, columns: str, warned: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     make_table(on_postgresql, f"{columns}, PRIMARY KEY (id)")
-    async with open_database(on_postgresql, {}):
+    async with open_database(on_postgresql, {}, [heroes.table]):
         [message] = caplog.messages
         assert warned in message
 
@@ -317,7 +319,7 @@ async def test_a_column_that_cannot_hold_what_the_api_takes_is_a_warning_that_na
 @pytest.fixture
 async def restricted(on_postgresql: Settings, cluster: Cluster) -> AsyncIterator[Settings]:
     """Settings of a role that may do all with the heroes, and draw from their sequence."""
-    async with open_database(on_postgresql, {}):
+    async with open_database(on_postgresql, {}, [heroes.table]):
         pass
     schema = on_postgresql.url.normalized_query["options"][0].partition("search_path=")[2]
     with cluster.connect() as connection:
@@ -345,7 +347,7 @@ async def test_a_sequence_that_is_behind_and_may_not_be_set_is_a_warning_that_sa
     restricted: Settings, on_postgresql: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     insert(on_postgresql, (1, "Deadpond", 1, "s"))
-    async with open_database(restricted, {}):
+    async with open_database(restricted, {}, [heroes.table]):
         [message] = caplog.messages
         assert "behind" in message
 
@@ -417,7 +419,7 @@ def test_the_check_of_files_is_refused(cluster: Cluster) -> None:
 
 async def test_connections_have_the_limits_of_the_settings(cluster: Cluster) -> None:
     settings = Settings(database_url=cluster.new_schema(), busy_timeout=2, request_timeout=3)
-    async with open_database(settings, {}) as database:
+    async with open_database(settings, {}, [heroes.table]) as database:
         for session in (database.read_session(), database.write_session()):
             connection = await session.connection()
             shown = [
@@ -429,7 +431,10 @@ async def test_connections_have_the_limits_of_the_settings(cluster: Cluster) -> 
 
 
 async def test_a_session_that_reads_cannot_write(on_postgresql: Settings) -> None:
-    async with open_database(on_postgresql, {}) as database, database.read_session() as session:
+    async with (
+        open_database(on_postgresql, {}, [heroes.table]) as database,
+        database.read_session() as session,
+    ):
         connection = await session.connection()
         with pytest.raises(Exception, match="read-only transaction"):
             await connection.exec_driver_sql("DELETE FROM hero")

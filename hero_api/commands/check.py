@@ -5,17 +5,26 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from sqlalchemy import Table, func
+from sqlalchemy.dialects import sqlite
+
+from hero_api.database.columns import Kind, kind_of
+from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.sqlite.file import open_read_only
+from hero_api.database.transfer import in_order
 from hero_api.errors import StartError
 
-_HEROES = """
-    SELECT id, typeof(name) = 'text' AND typeof(secret_name) = 'text'
-           AND typeof(age) IN ('integer', 'null'), name, secret_name FROM hero
-"""
+_TYPES = {
+    Kind.TEXT: {"text"},
+    Kind.INTEGER: {"integer"},
+    Kind.BOOLEAN: {"integer"},
+    Kind.FLOAT: {"real", "integer"},
+    Kind.TIME: {"text"},
+}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
 
 
-def find_damage(path: Path) -> Iterator[str]:
+def find_damage(path: Path, table: Table) -> Iterator[str]:
     """Yield what is wrong with the file, a line for each problem; a sound file yields none.
 
     Raises `StartError`, one line, when the file cannot be checked.
@@ -29,7 +38,7 @@ def find_damage(path: Path) -> Iterator[str]:
         ) from error
     try:
         with closing(open_read_only(path)) as connection:
-            yield from _find(connection)
+            yield from _find(connection, table)
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         if code & 0xFF not in _DAMAGE:  # the low byte is the primary code
@@ -47,16 +56,23 @@ def _try_to_read(path: Path) -> None:
     path.open("rb").close()
 
 
-def _find(connection: sqlite3.Connection) -> Iterator[str]:
+def _find(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
     for (problem,) in connection.execute("PRAGMA integrity_check"):
         if problem != "ok":
             yield from str(problem).splitlines()
+    columns = [*in_order(table).selected_columns]
+    types = [
+        _TYPES[kind_of(column)] | ({"null"} if column.nullable else set()) for column in columns
+    ]
+    select = in_order(table).add_columns(*map(func.typeof, columns))
+    statement = str(select.compile(dialect=sqlite.dialect(paramstyle="named")))
     connection.text_factory = bytes
-    for hero_id, is_typed, name, secret_name in connection.execute(_HEROES):
-        if not is_typed:
-            yield f"hero {hero_id} holds values of the wrong type"
-        elif not (_is_text(name) and _is_text(secret_name)):
-            yield f"hero {hero_id} holds text that is not UTF-8"
+    for row in connection.execute(statement, {"first": MIN_ID, "last": MAX_ID}):
+        values, found = row[: len(columns)], row[len(columns) :]
+        if any(each.decode() not in expected for expected, each in zip(types, found, strict=True)):
+            yield f"{table.name} {row[0]} holds values of the wrong type"
+        elif not all(_is_text(value) for value in values if isinstance(value, bytes)):
+            yield f"{table.name} {row[0]} holds text that is not UTF-8"
 
 
 def _is_text(value: bytes) -> bool:

@@ -4,21 +4,33 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import date, time
+from functools import partial
 from itertools import islice, zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, Table
 
 from hero_api.commands.progress import Progress
+from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.database.postgresql.transfer import PostgreSQLEnd
+from hero_api.database.postgresql.transfer import PostgreSQLEndpoint
 from hero_api.database.sessions import open_database
-from hero_api.database.sqlite.transfer import SQLiteEnd
-from hero_api.database.transfer import End, Row
+from hero_api.database.sqlite.transfer import SQLiteEndpoint
+from hero_api.database.transfer import Row, TransferEndpoint, in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
 _CHUNK = 10_000  # heroes that are stored in one transaction
 _LARGE = 2_000_000  # characters: of large heroes a chunk has fewer
-_PAGE = 100  # heroes that are compared at a time
+_PAGE = 100  # rows that are compared at a time
+_PYTHON_TYPES: dict[Kind, tuple[type, ...]] = {
+    Kind.TEXT: (str,),
+    Kind.INTEGER: (int,),
+    Kind.BOOLEAN: (int,),  # which a bool is too
+    Kind.FLOAT: (float, int),
+    Kind.TIME: (date, time),
+}
 
 
 class Copied(NamedTuple):
@@ -38,22 +50,23 @@ class _Difference(Exception):  # noqa: N818 - it need not be an error
         self.is_more = is_more
 
 
-def copy(source: Settings, target: Settings, progress: Progress) -> Copied:
-    """Copy the heroes that the target has not, in the order of their ids, and compare both.
+def copy(source: Settings, target: Settings, table: Table, progress: Progress) -> Copied:
+    """Copy the rows that the target has not, in the order of their ids, and compare both.
 
     A target that has others is left as it is. What was copied stays when the copy is stopped at
     any point, and the next one goes on after it. Raises `StartError`, one line.
     """
-    with closing(_open(source)) as here:
-        if not here.has_heroes():
-            raise StartError(f"{here.name} has no table hero; name the database of the service")
-        _check_target(here, target, progress)
-        asyncio.run(_make_table(target))
-        with closing(_open(target, writes=True)) as there:
-            copied = _copy(here, there, progress)
+    with closing(_open(source, table)) as here:
+        if not here.has_table():
+            reason = f"has no table {table.name}; name the database of the service"
+            raise StartError(f"{here.name} {reason}")
+        _check_target(here, target, table, progress)
+        asyncio.run(_make_table(target, table))
+        with closing(_open(target, table, writes=True)) as there:
+            copied = _copy(here, there, table, progress)
             there.finish(here.last_drawn())
     # Opened anew, to see what was written meanwhile.
-    with closing(_open(source)) as here, closing(_open(target)) as there:
+    with closing(_open(source, table)) as here, closing(_open(target, table)) as there:
         progress.begin("compared", here.count())
         try:
             heroes, checksum = _compare(here.rows(), there.rows(), progress)
@@ -62,24 +75,26 @@ def copy(source: Settings, target: Settings, progress: Progress) -> Copied:
     return Copied(copied, heroes, checksum)
 
 
-def _open(settings: Settings, *, writes: bool = False) -> End:
-    end = PostgreSQLEnd if settings.is_postgresql else SQLiteEnd
-    return end(settings, writes=writes)
+def _open(settings: Settings, table: Table, *, writes: bool = False) -> TransferEndpoint:
+    endpoint = PostgreSQLEndpoint if settings.is_postgresql else SQLiteEndpoint
+    return endpoint(settings, table, writes=writes)
 
 
-async def _make_table(settings: Settings) -> None:
-    async with open_database(settings, {}):
+async def _make_table(settings: Settings, table: Table) -> None:
+    async with open_database(settings, {}, [table]):
         pass  # as the service does when it starts
 
 
-def _check_target(here: End, target: Settings, progress: Progress) -> None:
-    """Refuse a target that has other heroes than those that a copy would have begun with."""
+def _check_target(
+    here: TransferEndpoint, target: Settings, table: Table, progress: Progress
+) -> None:
+    """Refuse a target that has other rows than those that a copy would have begun with."""
     if not target.is_postgresql and not target.path.is_file():
         return
-    with closing(_open(target)) as there:
+    with closing(_open(target, table)) as there:
         if there.identity == here.identity:
             raise StartError(f"{here.name} and {there.name} are the same database; name two")
-        last = there.last_id() if there.has_heroes() else None
+        last = there.last_id() if there.has_table() else None
         if last is None:
             return
         progress.begin("compared", there.count())
@@ -92,14 +107,14 @@ def _check_target(here: End, target: Settings, progress: Progress) -> None:
             ) from None
 
 
-def _copy(here: End, there: End, progress: Progress) -> int:
+def _copy(here: TransferEndpoint, there: TransferEndpoint, table: Table, progress: Progress) -> int:
     """Copy what follows the last hero that is there; return how many these are."""
     last = there.last_id()
     progress.begin("copied", here.count(), done=there.count())
     rows = here.rows(MIN_ID if last is None else last + 1) if last != MAX_ID else iter(())
     copied = 0
     try:
-        for chunk in _chunks(rows, here, there):
+        for chunk in _chunks(rows, here, there, table):
             there.write(chunk)
             copied += len(chunk)
             progress.advance(len(chunk))
@@ -108,25 +123,43 @@ def _copy(here: End, there: End, progress: Progress) -> int:
     return copied
 
 
-def _chunks(rows: Iterator[Row], here: End, there: End) -> Iterator[list[Row]]:
-    least, largest = ~there.largest_age, there.largest_age
+def _chunks(
+    rows: Iterator[Row], here: TransferEndpoint, there: TransferEndpoint, table: Table
+) -> Iterator[list[Row]]:
+    columns = [*in_order(table).selected_columns]
+    reasons = [partial(_reason_against, column, there) for column in columns]
     chunk: list[Row] = []
     size = 0
     for row in rows:
-        hero_id, name, age, secret_name = row
-        if not (isinstance(name, str) and isinstance(secret_name, str)):
-            raise _cannot_be_stored(here, there, hero_id, "a name that is no text")
-        if age is not None and not (isinstance(age, int) and least <= age <= largest):
-            raise _cannot_be_stored(here, there, hero_id, "an age that is no number, or too large")
-        if not there.takes_nul and ("\0" in name or "\0" in secret_name):
-            raise _cannot_be_stored(here, there, hero_id, "a NUL in its text")
+        for column, reason_against, value in zip(columns, reasons, row, strict=True):
+            reason = reason_against(value)
+            if reason:
+                raise StartError(
+                    f"{there.name} cannot store {table.name} {row[0]} of {here.name}, whose "
+                    f"{column.name} {reason}: mend or delete it there"
+                )
+            if isinstance(value, str):
+                size += len(value)
         chunk.append(row)
-        size += len(name) + len(secret_name)
         if len(chunk) == _CHUNK or size >= _LARGE:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _reason_against(column: Any, there: TransferEndpoint, value: Any) -> str | None:  # noqa: ANN401
+    """Say why the target cannot store a value as it is; nothing where it can."""
+    if value is None:
+        return None if column.nullable else "is NULL"
+    if not isinstance(value, _PYTHON_TYPES[kind_of(column)]):
+        return f"is no {kind_of(column).name.lower()}"
+    if isinstance(value, str) and "\0" in value and not there.takes_nul:
+        return "has a NUL in its text"
+    is_small = there.has_small_integers and not isinstance(column.type, BigInteger)
+    if isinstance(value, int) and is_small and not -(2**31) <= value < 2**31:
+        return "is too large"
+    return None
 
 
 def _compare(ours: Iterator[Row], theirs: Iterator[Row], progress: Progress) -> tuple[int, str]:
@@ -153,14 +186,9 @@ def _first_difference(ours: Sequence[Row], theirs: Sequence[Row]) -> _Difference
     return _Difference(hero_id, is_more=other is None)
 
 
-def _cannot_be_stored(here: End, there: End, hero_id: int, reason: str) -> StartError:
-    return StartError(
-        f"{there.name} cannot store hero {hero_id} of {here.name}, which has {reason}: "
-        "mend or delete it there"
-    )
-
-
-def _changed(here: End, there: End, difference: _Difference) -> StartError:
+def _changed(
+    here: TransferEndpoint, there: TransferEndpoint, difference: _Difference
+) -> StartError:
     if difference.is_more:
         return StartError(
             f"{here.name} has more heroes than were copied, from hero {difference.hero_id} on: "

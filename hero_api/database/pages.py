@@ -3,6 +3,7 @@
 from pydantic import BaseModel, Field
 
 MIN_ID, MAX_ID = -(2**63), 2**63 - 1
+MAX_CHOSEN_ID = 2**53 - 1
 
 
 class Page(BaseModel, frozen=True):

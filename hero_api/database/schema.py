@@ -1,98 +1,106 @@
-"""The table of heroes that a database has already, which may be of someone else's making."""
+"""A table that a database has already, which may be of someone else's making."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Enum,
-    Float,
-    Integer,
-    SmallInteger,
-    String,
-    inspect,
-)
+from sqlalchemy import BigInteger, Column, Connection, SmallInteger, String, Table, inspect
 from sqlalchemy.types import LargeBinary, NullType
 
+from hero_api.database.columns import Kind, kind_of, kind_of_type
 from hero_api.errors import StartError
-
-_COLUMNS = {"id", "name", "age", "secret_name"}
-_CHARACTERS = {"name": 500, "secret_name": 10_000}  # that the API takes
 
 logger = logging.getLogger("hero_api")
 
 
-def has_heroes(connection: Connection) -> bool:
-    """Say whether there is a table of heroes; raise `StartError` for one that cannot be used.
+def has_table(connection: Connection, table: Table) -> bool:
+    """Say whether there is the table; raise `StartError` for one that cannot be used.
 
     A column that cannot hold all that the API takes is a warning that names it.
     """
     inspector = inspect(connection)
-    if not inspector.has_table("hero"):
+    if not inspector.has_table(table.name):
         return False
-    columns = {column["name"]: column for column in inspector.get_columns("hero")}
-    needed = {
+    columns = {column["name"]: column for column in inspector.get_columns(table.name)}
+    missing = [column for column in table.columns if column.name not in columns]
+    if missing:
+        names = ", ".join(column.name for column in missing)
+        raise StartError(f"its table {table.name} lacks {names}; run `hero-api upgrade`")
+    needed = [
         name
         for name, column in columns.items()
-        if not (
-            column["nullable"]
-            or column["default"] is not None
-            or column.get("identity")
-            or column.get("computed")
-        )
-    }
-    if not columns.keys() >= _COLUMNS or needed - _COLUMNS:
-        raise StartError(f"it has a table hero with other columns ({', '.join(sorted(columns))})")
-    types = {name: columns[name]["type"] for name in sorted(_COLUMNS)}
-    if connection.dialect.name == "sqlite":
-        _check_rowid(connection)
-        rows = connection.exec_driver_sql("PRAGMA table_info(hero)")
-        declared = {row.name: row.type for row in rows}
-        narrow = {name: declared[name] for name in types if not _sqlite_keeps(name, types[name])}
-    else:
-        narrow = {name: kind for name, kind in types.items() if not _postgresql_holds(name, kind)}
-    for name, kind in narrow.items():
-        logger.warning(
-            "The column %s of the table hero is %s, which cannot hold all that the API takes",
-            name,
-            kind,
-        )
+        if name not in table.columns
+        and not column["nullable"]
+        and column["default"] is None
+        and not (column.get("identity") or column.get("computed"))
+    ]
+    if needed:
+        names = ", ".join(needed)
+        raise StartError(f"its table {table.name} needs values for {names}, which nobody gives")
+    is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        _check_rowid(connection, table)
+    for column in table.columns:
+        found = columns[column.name]["type"]
+        if not (_sqlite_keeps if is_sqlite else _postgresql_holds)(column, found):
+            logger.warning(
+                "The column %s of the table %s is %s, which cannot hold all that the API takes",
+                column.name,
+                table.name,
+                _declared(connection, column) if is_sqlite else found,
+            )
     return True
 
 
-def _check_rowid(connection: Connection) -> None:
-    """Refuse ids that are not the rowids of the table, which SQLite gives to new heroes.
+def make_missing(connection: Connection, tables: Sequence[Table]) -> None:
+    """Make the tables that are not there, with their indexes."""
+    for table in tables:
+        table.create(connection, checkfirst=True)
+
+
+def _check_rowid(connection: Connection, table: Table) -> None:
+    """Refuse ids that are not the rowids of the table, which SQLite gives to new rows.
 
     Only INTEGER PRIMARY KEY is (https://sqlite.org/lang_createtable.html#rowid): any other key,
     such as BIGINT, has an index of its own.
     """
     inspector = inspect(connection)
-    indexes = connection.exec_driver_sql("PRAGMA index_list(hero)")
-    is_rowid = inspector.get_pk_constraint("hero")["constrained_columns"] == ["id"] and not any(
+    indexes = connection.exec_driver_sql(f"PRAGMA index_list({_quoted(connection, table)})")
+    is_rowid = inspector.get_pk_constraint(table.name)["constrained_columns"] == ["id"] and not any(
         index.origin == "pk" for index in indexes
     )
-    if "hero" not in inspector.get_table_names() or not is_rowid:
+    if table.name not in inspector.get_table_names() or not is_rowid:
         raise StartError(
-            "its hero is no table whose id is INTEGER PRIMARY KEY, for which alone SQLite draws "
-            "ids; make such a table, and copy the heroes into it"
+            f"its {table.name} is no table whose id is INTEGER PRIMARY KEY, for which alone SQLite "
+            "draws ids; make such a table, and copy the rows into it"
         )
 
 
-def _sqlite_keeps(name: str, kind: Any) -> bool:  # noqa: ANN401
+def _quoted(connection: Connection, table: Table) -> str:
+    return connection.dialect.identifier_preparer.format_table(table)
+
+
+def _declared(connection: Connection, column: Column[Any]) -> str:
+    rows = connection.exec_driver_sql(f"PRAGMA table_info({_quoted(connection, column.table)})")
+    return next(str(row.type) for row in rows if row.name == column.name)
+
+
+def _sqlite_keeps(column: Column[Any], found: Any) -> bool:  # noqa: ANN401
     """Say whether SQLite stores a value as it is given (https://sqlite.org/datatype3.html)."""
-    if name in _CHARACTERS:
-        return isinstance(kind, (String, LargeBinary, NullType))
-    return not isinstance(kind, (String, Float))
+    if kind_of(column) is Kind.TEXT:
+        return isinstance(found, (String, LargeBinary, NullType))
+    if kind_of(column) is Kind.TIME:
+        return kind_of_type(found) in {Kind.TIME, Kind.TEXT}
+    return kind_of_type(found) not in {Kind.TEXT, Kind.FLOAT} or kind_of(column) is Kind.FLOAT
 
 
-def _postgresql_holds(name: str, kind: Any) -> bool:  # noqa: ANN401
-    kind = getattr(kind, "data_type", kind)  # what a domain is made of
-    if name in _CHARACTERS:
-        is_long = (
-            isinstance(kind, String) and (kind.length or _CHARACTERS[name]) >= (_CHARACTERS[name])
-        )
-        return is_long and not isinstance(kind, Enum)
-    if name == "id":
-        return isinstance(kind, BigInteger)
-    return isinstance(kind, Integer) and not isinstance(kind, SmallInteger)
+def _postgresql_holds(column: Column[Any], found: Any) -> bool:  # noqa: ANN401
+    found = getattr(found, "data_type", found)  # what a domain is made of
+    if kind_of_type(found) is not kind_of(column):
+        return False
+    if isinstance(found, String):
+        longest = column.info.get("longest")
+        return found.length is None or (longest is not None and found.length >= longest)
+    if column.primary_key:
+        return isinstance(found, BigInteger)
+    return not isinstance(found, SmallInteger)

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from hero_api.database.postgresql import engine as postgresql
@@ -62,14 +62,14 @@ class ReadWriteSession(ReadOnlySession):
 class Engines(Protocol):
     """What an engine's module brings: where to write, where to read, and their beginning and end.
 
-    `prepare` makes the table where there is none, and raises `StartError` for a database that
+    `prepare` makes the tables that are not there, and raises `StartError` for a database that
     cannot be used.
     """
 
     writer: AsyncEngine
     reader: AsyncEngine
 
-    async def prepare(self) -> None: ...  # noqa: D102 - said above
+    async def prepare(self, tables: Sequence[Table]) -> None: ...  # noqa: D102 - said above
     async def dispose(self) -> None: ...  # noqa: D102
     async def close(self) -> None: ...  # noqa: D102
 
@@ -92,8 +92,10 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIterator[Database]:
-    """Open the database, make its table where there is none, and close it at the end.
+async def open_database(
+    settings: Settings, info: Mapping[str, Any], tables: Sequence[Table]
+) -> AsyncIterator[Database]:
+    """Open the database, make the tables that are not there, and close it at the end.
 
     Raises `StartError`, one line, for a database that cannot be used; it is untouched.
     """
@@ -101,7 +103,7 @@ async def open_database(settings: Settings, info: Mapping[str, Any]) -> AsyncIte
         postgresql.PostgreSQL(settings) if settings.is_postgresql else sqlite.SQLite(settings)
     )
     try:
-        await engines.prepare()
+        await engines.prepare(tables)
     except BaseException:
         await engines.dispose()
         raise

@@ -5,18 +5,19 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, event, text
+from sqlalchemy import URL, Connection, Table, cast, event, false, func, select, text
+from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK
 from hero_api.database.postgresql.watchdog import Watch
-from hero_api.database.schema import has_heroes
+from hero_api.database.schema import has_table, make_missing
 from hero_api.database.urls import shown
 from hero_api.errors import StartError
-from hero_api.models import MAX_CHOSEN_ID, Hero
 from hero_api.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,21 +43,13 @@ STATEMENTS = {  # see `ReadWriteSession`
 }
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
 _ID = text("""
-    SELECT attidentity = 'a' AS is_always, pg_get_serial_sequence('hero', 'id') AS sequence,
-           has_sequence_privilege(pg_get_serial_sequence('hero', 'id'), 'UPDATE') AS may_set,
+    SELECT attidentity = 'a' AS is_always, pg_get_serial_sequence(:table, 'id') AS sequence,
+           has_sequence_privilege(pg_get_serial_sequence(:table, 'id'), 'UPDATE') AS may_set,
            EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisunique AND indisvalid
                    AND indimmediate AND indpred IS NULL AND indnkeyatts = 1
                    AND indkey[0] = attnum) AS is_unique
-    FROM pg_attribute WHERE attrelid = CAST('hero' AS regclass) AND attname = 'id'
+    FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attname = 'id'
 """)
-_IS_BEHIND = text(
-    "SELECT max(id) >= coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 1) "
-    "FROM hero WHERE id BETWEEN 1 AND :largest"
-)
-_CATCH_UP = text(
-    "SELECT setval(:sequence, greatest(nextval(:sequence), max(id) + 1), false) "
-    "FROM hero WHERE id <= :largest"
-)
 
 logger = logging.getLogger("hero_api")
 
@@ -90,14 +83,14 @@ class PostgreSQL:
             Watch(engine, max(_START, self._patience)) for engine in (self.writer, self.reader)
         ]
 
-    async def prepare(self) -> None:
-        """Make the table where there is none, once, however many processes start together.
+    async def prepare(self, tables: Sequence[Table]) -> None:
+        """Make the tables that are not there, once, however many processes start together.
 
         Raises `StartError`, one line, for a database that cannot be used; it is untouched.
         """
         try:
             async with self.writer.begin() as connection:
-                await connection.run_sync(_prepare)
+                await connection.run_sync(_prepare, tables)
         except (SQLAlchemyError, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             reason = " ".join(str(cause).split())
@@ -182,34 +175,46 @@ def _create_engine(
     return engine
 
 
-def _prepare(connection: Connection) -> None:
+def _prepare(connection: Connection, tables: Sequence[Table]) -> None:
     encoding = connection.scalar(text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise StartError(f"its encoding is {encoding}; create it with ENCODING 'UTF8'")
-    if not has_heroes(connection):
-        # Of several processes that start together, one makes the table, and the others wait.
+    exist = [has_table(connection, table) for table in tables]  # each is looked at
+    if not all(exist):
+        # Of several processes that start together, one makes the tables, and the others wait.
         connection.execute(_LOCK)
-        Hero.metadata.create_all(connection, tables=[Hero.metadata.tables["hero"]])
-    hero_id = connection.execute(_ID).one()
-    if not hero_id.is_unique:
-        raise StartError("its table hero has no primary key (id); make one")
-    if hero_id.sequence is None:
-        raise StartError("its table hero draws no ids from a sequence; make its id a bigserial")
-    if hero_id.is_always:
+        make_missing(connection, tables)
+    for table in tables:
+        _check_id(connection, table)
+
+
+def _check_id(connection: Connection, table: Table) -> None:
+    """Refuse ids that the service cannot draw or choose; let the sequence catch up with them."""
+    name = connection.dialect.identifier_preparer.format_table(table)
+    found = connection.execute(_ID, {"table": name}).one()
+    if not found.is_unique:
+        raise StartError(f"its table {table.name} has no primary key (id); make one")
+    if found.sequence is None:
         raise StartError(
-            "its table hero lets nobody choose an id; "
-            "ALTER TABLE hero ALTER COLUMN id SET GENERATED BY DEFAULT"
+            f"its table {table.name} draws no ids from a sequence; make its id a bigserial"
         )
-    values = {"sequence": hero_id.sequence, "largest": MAX_CHOSEN_ID}
-    # Who copied heroes in has left the sequence behind them.
-    is_behind = connection.scalar(_IS_BEHIND, values)
-    if not hero_id.may_set:
+    if found.is_always:
+        raise StartError(
+            f"its table {table.name} lets nobody choose an id; "
+            f"ALTER TABLE {name} ALTER COLUMN id SET GENERATED BY DEFAULT"
+        )
+    # Who copied rows in has left the sequence behind them.
+    last, chosen = func.max(table.c.id), table.c.id.between(1, MAX_CHOSEN_ID)
+    drawn = func.pg_sequence_last_value(cast(found.sequence, REGCLASS))
+    is_behind = connection.scalar(select(last >= func.coalesce(drawn, 1)).where(chosen))
+    if not found.may_set:
         logger.warning(
-            "This role may not set the sequence %s%s: heroes whose id a client chose are refused. "
+            "This role may not set the sequence %s%s: ids that clients choose are refused. "
             "GRANT UPDATE ON SEQUENCE lets it",
-            hero_id.sequence,
-            ", which is behind the ids of the heroes" if is_behind else "",
+            found.sequence,
+            ", which is behind the ids of the table" if is_behind else "",
         )
     elif is_behind:
         connection.execute(_LOCK)
-        connection.execute(_CATCH_UP, values)
+        following = func.greatest(func.nextval(found.sequence), last + 1)
+        connection.execute(select(func.setval(found.sequence, following, false())).where(chosen))

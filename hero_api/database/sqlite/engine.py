@@ -11,17 +11,16 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import aiosqlite
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Table, event
 from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
-from hero_api.database.schema import has_heroes
+from hero_api.database.schema import has_table, make_missing
 from hero_api.database.sqlite.file import beside, check_file, existing_file, identity, unusable
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
-from hero_api.models import Hero
 from hero_api.settings import Settings
 
 STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
@@ -84,13 +83,13 @@ class SQLite:
         event.listen(self.writer.sync_engine, "begin", self._begin)
         event.listen(self.writer.sync_engine, "reset", self._reset)
 
-    async def prepare(self) -> None:
-        """Make the table where there is none; another schema is refused before any write.
+    async def prepare(self, tables: Sequence[Table]) -> None:
+        """Make the tables that are not there; another schema is refused before any write.
 
         Raises `StartError`, one line, for a file that cannot be used; it is untouched.
         """
         try:
-            await self._prepare()
+            await self._prepare(tables)
         except (DBAPIError, sqlite3.Error, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise unusable(self._path, str(cause)) from error
@@ -115,14 +114,13 @@ class SQLite:
         finally:
             await self.dispose()
 
-    async def _prepare(self) -> None:
+    async def _prepare(self, tables: Sequence[Table]) -> None:
         async with self.reader.connect() as connection:
-            exists = await connection.run_sync(has_heroes)
+            exist = [await connection.run_sync(has_table, table) for table in tables]
         await self._use_wal()
-        if not exists:
+        if not all(exist):
             async with self.writer.begin() as connection:
-                table = Hero.metadata.tables["hero"]
-                await connection.run_sync(Hero.metadata.create_all, tables=[table])
+                await connection.run_sync(make_missing, tables)
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""

@@ -6,13 +6,10 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     ClauseElement,
     ColumnElement,
     FromClause,
-    Integer,
     Select,
-    String,
     Table,
     Text,
     and_,
@@ -30,7 +27,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.selectable import TableValuedAlias
 
+from hero_api.database.columns import Kind, kind_of
 from hero_api.database.statements import ONE, ZERO, Filter, Statements, Stored, text
+
+# What SQLite keeps in a column, where it keeps it well; text is what it is.
+_TYPES = {
+    Kind.INTEGER: ("integer",),
+    Kind.BOOLEAN: ("integer",),
+    Kind.FLOAT: ("real", "integer"),
+    Kind.TIME: ("text",),
+}
 
 
 class SQLiteStatements(Statements):
@@ -74,23 +80,29 @@ class SQLiteStatements(Statements):
         ]
 
     def _value(self, of: FromClause, name: str) -> ColumnElement[Any]:
-        its_type = self.table.c[name].type
-        if isinstance(its_type, Boolean):
+        kind = kind_of(self.table.c[name])
+        if kind is Kind.FLOAT:
+            # 21 digits, of which no double is lost; json_object has 15.
+            digits = func.printf(text("%!.20e"), of.c[name])
+            is_null = func.typeof(of.c[name]) == text("null")
+            return func.json(case((is_null, text("null")), else_=digits))
+        if kind is Kind.BOOLEAN:
             words = case((of.c[name], text("true")), (~of.c[name], text("false")))
             return func.json(func.coalesce(words, text("null")))
-        return (
-            cast(of.c[name], Text) if self._casts and isinstance(its_type, String) else of.c[name]
-        )
+        return cast(of.c[name], Text) if self._casts and kind is Kind.TEXT else of.c[name]
 
     def _is_sound(self, of: FromClause) -> ColumnElement[bool]:
-        """Say whether a row holds what its columns can: a BLOB makes json_object itself fail."""
+        """Say whether a row holds what its columns can."""
         conditions = []
         for its_column in self.table.columns:
             kind = func.typeof(of.c[its_column.name])
-            if isinstance(its_column.type, String) and self._casts:
-                conditions.append(kind != text("blob"))
-            elif isinstance(its_column.type, Integer) and not its_column.primary_key:
-                conditions.append(kind.in_([text("integer"), text("null")]))
+            expected = kind_of(its_column)
+            if expected is Kind.TEXT:
+                # A BLOB makes json_object itself fail.
+                if self._casts:
+                    conditions.append(kind != text("blob"))
+            elif not its_column.primary_key:
+                conditions.append(kind.in_([*map(text, _TYPES[expected]), text("null")]))
         return and_(true(), *conditions)
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:

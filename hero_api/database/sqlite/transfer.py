@@ -1,29 +1,48 @@
-"""An end of a copy that is a SQLite file."""
+"""An endpoint of a transfer that is a SQLite file."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, time
 from typing import Any
 
+from sqlalchemy import Table
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.types import TypeEngine
+
+from hero_api.database.columns import Kind, has_zone, kind_of, python_type
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.sqlite.file import identity, open_read_only, uri
-from hero_api.database.transfer import SELECT, Row
+from hero_api.database.transfer import Row, in_order, names_in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
 _CACHE = 16_384  # KiB, in which SQLite keeps the ends of its indexes
+_DIALECT = sqlite.dialect(paramstyle="named")
 
 
-class SQLiteEnd:
-    """The heroes of a SQLite file."""
+class SQLiteEndpoint:
+    """The rows of a table in a SQLite file."""
 
-    largest_age = MAX_ID
+    has_small_integers = False
     takes_nul = True
 
-    def __init__(self, settings: Settings, *, writes: bool) -> None:
+    def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
         self.name = str(settings.path)
         self.identity: object = identity(settings.path)
-        with self._told():
+        self._table = table.name
+        self._quoted = _DIALECT.identifier_preparer.format_table(table)
+        self._select = str(in_order(table).compile(dialect=_DIALECT))
+        names = names_in_order(table)
+        values = ", ".join("?" for _ in names)
+        columns = ", ".join(map(_DIALECT.identifier_preparer.quote, names))
+        self._insert = f"INSERT INTO {self._quoted} ({columns}) VALUES ({values})"
+        self._times = {
+            place: table.c[name].type
+            for place, name in enumerate(names)
+            if kind_of(table.c[name]) is Kind.TIME
+        }
+        with self._translate_errors():
             if writes:
                 self._connection = sqlite3.connect(
                     uri(settings.path, "?mode=rw"),
@@ -37,70 +56,96 @@ class SQLiteEnd:
                 self._connection = open_read_only(settings.path)
                 self._connection.execute("BEGIN")
 
-    def has_heroes(self) -> bool:
-        return bool(self._scalar("SELECT count(*) FROM sqlite_master WHERE name = 'hero'"))
+    def has_table(self) -> bool:
+        found = self._scalar("SELECT count(*) FROM sqlite_master WHERE name = ?", self._table)
+        return bool(found)
 
     def count(self) -> int:
-        return int(self._scalar("SELECT count(*) FROM hero"))
+        return int(self._scalar(f"SELECT count(*) FROM {self._quoted}"))
 
     def last_id(self) -> int | None:
-        last: int | None = self._scalar("SELECT max(id) FROM hero")
+        last: int | None = self._scalar(f"SELECT max(id) FROM {self._quoted}")
         return last
 
     def last_drawn(self) -> int:
         if not self._has_sequence():
             return 0
-        return self._scalar("SELECT max(seq) FROM sqlite_sequence WHERE name = 'hero'") or 0
+        statement = "SELECT max(seq) FROM sqlite_sequence WHERE name = ?"
+        return self._scalar(statement, self._table) or 0
 
     def rows(self, first: int = MIN_ID, last: int = MAX_ID) -> Iterator[Row]:
         rest = first
-        with self._told():
+        with self._translate_errors():
             try:
-                for row in self._connection.execute(SELECT.format("?"), (first, last)):
+                for row in self._connection.execute(self._select, {"first": first, "last": last}):
                     rest = row[0] + 1
-                    yield row
+                    yield self._with_times(row) if self._times else row
             except sqlite3.OperationalError as error:
                 if "decode to UTF-8" not in str(error):
                     raise
-                bad = self._scalar(f"SELECT min(id) FROM hero WHERE id >= {rest}")
-                reason = f"hero {bad} holds text that is not UTF-8; mend or delete it"
+                bad = self._scalar(f"SELECT min(id) FROM {self._quoted} WHERE id >= ?", rest)
+                reason = f"{self._table} {bad} holds text that is not UTF-8; mend or delete it"
                 raise StartError(f"{self.name}: {reason}") from error
 
     def write(self, chunk: Sequence[Row]) -> None:
-        with self._told(), self._connection:
+        rows = [tuple(map(_as_stored, row)) for row in chunk] if self._times else chunk
+        with self._translate_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(
-                "INSERT INTO hero (id, name, age, secret_name) VALUES (?, ?, ?, ?)", chunk
-            )
+            self._connection.executemany(self._insert, rows)
 
     def finish(self, last_drawn: int) -> None:
-        # AUTOINCREMENT follows the heroes by itself, but not those that were deleted.
+        # AUTOINCREMENT follows the rows by itself, but not those that were deleted.
         if not self._has_sequence():
             return
-        with self._told(), self._connection:
+        with self._translate_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(
-                "INSERT INTO sqlite_sequence (name, seq) SELECT 'hero', 0 WHERE NOT EXISTS "
-                "(SELECT 1 FROM sqlite_sequence WHERE name = 'hero')"
+                "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0 WHERE NOT EXISTS "
+                "(SELECT 1 FROM sqlite_sequence WHERE name = :name)",
+                {"name": self._table},
             )
             self._connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'hero'", (last_drawn,)
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
+                (last_drawn, self._table),
             )
 
     def close(self) -> None:
         self._connection.close()
 
+    def _with_times(self, row: Row) -> Row:
+        """Return a row with dates and times as Python has them; SQLite keeps text."""
+        values = list(row)
+        for place, its_type in self._times.items():
+            if isinstance(values[place], str):
+                try:
+                    values[place] = _as_time(its_type, values[place])
+                except ValueError as error:
+                    reason = f"{self._table} {row[0]} holds {values[place]!r}, which is no time"
+                    raise StartError(f"{self.name}: {reason}; mend or delete it") from error
+        return tuple(values)
+
     def _has_sequence(self) -> bool:
         statement = "SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'"
         return bool(self._scalar(statement))
 
-    def _scalar(self, statement: str) -> Any:  # noqa: ANN401
-        with self._told():
-            return self._connection.execute(statement).fetchone()[0]
+    def _scalar(self, statement: str, *parameters: object) -> Any:  # noqa: ANN401
+        with self._translate_errors():
+            return self._connection.execute(statement, parameters).fetchone()[0]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise StartError(f"{self.name}: {error}") from error
+
+
+def _as_time(its_type: TypeEngine[Any], stored: str) -> date | time:
+    value: date | time = python_type(its_type).fromisoformat(stored)
+    if isinstance(value, datetime) and has_zone(its_type) and not value.tzinfo:
+        return value.replace(tzinfo=UTC)
+    return value
+
+
+def _as_stored(value: object) -> object:
+    return value.isoformat() if isinstance(value, (date, time)) else value
