@@ -8,9 +8,9 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 
 from hero_api import operations, routes
-from hero_api.answers import add_error_handlers
 from hero_api.batching import BatchQueues
 from hero_api.database import open_database
+from hero_api.exception_handlers import add_exception_handlers
 from hero_api.guard import Guard
 from hero_api.models import Problem
 from hero_api.settings import Settings
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
         )
-    add_error_handlers(app)
+    add_exception_handlers(app)
     documentation = app.routes[:]
     routes.add_routes(app, settings)
     operations.add_routes(app)

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.answers import fault_answer
+from hero_api.exception_handlers import fault_response
 
 
 class Guard:
@@ -41,7 +41,7 @@ class Guard:
         except Exception as error:
             if request.is_cut:
                 raise  # the server knows why
-            answer = fault_answer(scope, "Internal Server Error", _describe(error))
+            answer = fault_response(scope, "Internal Server Error", _describe(error))
             if request.is_answered:
                 return  # the server closes the connection of an answer without an end
             await answer(scope, receive, send)

@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from hero_api.arrival import ArrivalNotice
 from hero_api.connection import Connection, Connections
+from hero_api.lifecycle import RequestLifecycleMiddleware
 
 from .servers import Server, serving
 
@@ -590,7 +590,7 @@ class Crowd:
         self.requests: list[weakref.ref[Any]] = []  # uvicorn's objects
         self.answering = asyncio.Event()
         self._state = ServerState()
-        self._config = Config(ArrivalNotice(self._answer), access_log=False)
+        self._config = Config(RequestLifecycleMiddleware(self._answer), access_log=False)
         self._connections = Connections(TIMEOUT, WAITING)
 
     def connect(self) -> tuple[Connection, _Transport]:

@@ -1,4 +1,4 @@
-"""A direct route answers what FastAPI's general handler would."""
+"""A fast route answers what FastAPI's general handler would."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -149,11 +149,11 @@ async def both(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     """Clients of two services; in the second, everything takes FastAPI's general way."""
-    directory = tmp_path_factory.mktemp("direct")
-    direct = create_app(Settings(database_url=f"sqlite:///{directory}/direct.db"))
+    directory = tmp_path_factory.mktemp("fast")
+    fast = create_app(Settings(database_url=f"sqlite:///{directory}/fast.db"))
     general = create_app(Settings(database_url=f"sqlite:///{directory}/general.db"))
     general.dependency_overrides[create_app] = create_app
-    async with running(direct) as one, running(general) as other:
+    async with running(fast) as one, running(general) as other:
         yield one, other
 
 
@@ -166,23 +166,23 @@ async def ask(client: httpx.AsyncClient, request: Request) -> tuple[int, dict[st
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("request_", TABLE.values(), ids=TABLE.keys())
-async def test_a_direct_route_answers_and_stores_as_fastapi_would(
+async def test_a_fast_route_answers_and_stores_as_fastapi_would(
     both: tuple[httpx.AsyncClient, httpx.AsyncClient], request_: Request
 ) -> None:
-    direct, general = both
+    fast, general = both
     for each_request in (HERO_1, request_, LAST_PAGE):
-        assert await ask(direct, each_request) == await ask(general, each_request)
+        assert await ask(fast, each_request) == await ask(general, each_request)
 
 
 @pytest.mark.parametrize(
     "request_", [TABLE["a create"], TABLE["POST: an age of a bad constant"], TABLE["a delete"]]
 )
-async def test_a_direct_route_asks_for_the_token_as_fastapi_would(
+async def test_a_fast_route_asks_for_the_token_as_fastapi_would(
     settings: Settings, request_: Request
 ) -> None:
     app = create_app(settings.model_copy(update={"token": Settings(token=TOKEN).token}))
     async with running(app) as client:
-        direct = await ask(client, request_)
+        fast = await ask(client, request_)
         app.dependency_overrides[create_app] = create_app
-        assert await ask(client, request_) == direct
-    assert direct[0] == 401
+        assert await ask(client, request_) == fast
+    assert fast[0] == 401

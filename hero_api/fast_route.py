@@ -14,13 +14,13 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
-from hero_api.answers import error_answer
 from hero_api.errors import ServiceError
+from hero_api.exception_handlers import error_response
 
 _Reader = Callable[[Request], Awaitable[Any]]
 
 
-class DirectRoute(APIRoute):
+class FastRoute(APIRoute):
     """A route whose handler takes path parameters, a query, a body, dependencies on a request."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
@@ -44,7 +44,7 @@ class DirectRoute(APIRoute):
         try:
             response = await self._respond(request)
         except ServiceError as error:
-            response = error_answer(request, error)
+            response = error_response(request, error)
         if response is None:
             await super().handle(scope, _again(received, receive), send)
         else:
