@@ -9,10 +9,11 @@ from fastapi.telemetry import TelemetryConfig
 
 from hero_api import operations, routes
 from hero_api.batching import BatchQueues
+from hero_api.body_limit import BodyLimitMiddleware
 from hero_api.database import open_database
 from hero_api.exception_handlers import add_exception_handlers
-from hero_api.guard import Guard
 from hero_api.models import Problem
+from hero_api.server_error import ServerErrorMiddleware
 from hero_api.settings import Settings
 
 _EVERYWHERE = {
@@ -40,7 +41,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         },
     )
     app.state.settings = settings
-    app.add_middleware(Guard, max_body_size=settings.max_body_size)
+    app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_size)
+    app.add_middleware(ServerErrorMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
