@@ -24,8 +24,7 @@ class RequestLifecycleMiddleware:
             connection.body_taken()
             return message
 
-        has_body = scope["method"] in {"POST", "PATCH"}  # that is read
         try:
-            await self.app(scope, receive_and_note if has_body else receive, send)
+            await self.app(scope, receive_and_note, send)
         finally:
             connection.request_ended(overloaded="overloaded" in scope["state"])

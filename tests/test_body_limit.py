@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from hero_api.body_limit import BodyLimitMiddleware
 
 LIMIT = 1_000  # bytes
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "REPORT"]
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def client() -> httpx.AsyncClient:
     """Return a client of an application that says how much it was sent."""
     app = FastAPI()
 
-    @app.api_route("/size", methods=["GET", "POST", "PATCH", "PUT"])
+    @app.api_route("/size", methods=METHODS)
     async def size(request: Request) -> int:
         return len(await request.body())
 
@@ -33,7 +34,7 @@ async def in_chunks(*chunks: bytes) -> Any:  # noqa: ANN401 - an asynchronous it
         yield chunk
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [0, 1, LIMIT])
 async def test_a_body_within_the_limit_arrives_whole(
     client: httpx.AsyncClient, method: str, size: int
@@ -42,7 +43,7 @@ async def test_a_body_within_the_limit_arrives_whole(
     assert (answer.status_code, answer.json()) == (200, size)
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("method", METHODS)
 async def test_a_declared_body_over_the_limit_is_413_in_json(
     client: httpx.AsyncClient, method: str
 ) -> None:
@@ -51,7 +52,7 @@ async def test_a_declared_body_over_the_limit_is_413_in_json(
     assert str(LIMIT) in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("method", METHODS)
 async def test_chunks_over_the_limit_are_413_in_json(
     client: httpx.AsyncClient, method: str
 ) -> None:
