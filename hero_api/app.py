@@ -8,12 +8,13 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 
 from hero_api import operations, routes
-from hero_api.answers import add_error_handlers
 from hero_api.batching import BatchQueues
+from hero_api.body_limit import BodyLimitMiddleware
 from hero_api.database.sessions import open_database
-from hero_api.guard import Guard
+from hero_api.exception_handlers import add_exception_handlers
 from hero_api.heroes import heroes
 from hero_api.models import Problem
+from hero_api.server_error import ServerErrorMiddleware
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 
@@ -48,7 +49,8 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
-    app.add_middleware(Guard, max_body_size=settings.max_body_size)
+    app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_size)
+    app.add_middleware(ServerErrorMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -57,7 +59,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
         )
-    add_error_handlers(app)
+    add_exception_handlers(app)
     documentation = app.routes[:]
     routes.add_routes(app, settings)
     operations.add_routes(app)

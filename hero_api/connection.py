@@ -11,7 +11,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import Any, cast
 
-from hero_api.cork import Cork
+from hero_api.buffered_transport import BufferedTransport
 from hero_api.entrance import Entrance, is_get
 from hero_api.parser import Parser, Place
 
@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
         return self._under_way > 0 and self.parser.place is not Place.BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = Cork(cast("asyncio.Transport", transport))
+        self._transport = BufferedTransport(cast("asyncio.Transport", transport))
         self._receives_since = self._time()
         self._connections.add(self)
         self.parser.connection_made(self._transport)

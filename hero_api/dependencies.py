@@ -1,7 +1,9 @@
 """What handlers ask for: sessions, ids and pages, as `Annotated` aliases.
 
 To let the handlers work on a session of your own, override `get_read_session` and
-`get_write_session`: each call is then served alone on it, and it is committed but not closed.
+`get_write_session` with dependencies that return an `AsyncSession` of SQLAlchemy or of SQLModel.
+Calls on it wait for each other. A change is committed, and what the session has loaded is fresh
+afterwards; nothing closes it. Anything but an `AsyncSession` is answered 500, and `detail` says so.
 """
 
 import secrets

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, FastAPI, Response
 
 from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
-from hero_api.direct import DirectRoute
+from hero_api.fast_route import FastRoute
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
@@ -62,7 +62,7 @@ async def delete_hero(hero_id: HeroId, session: WriteSession) -> Response:
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
     """Add the handlers to `app`: straight to it, since a router that is included matches twice."""
-    add = partial(app.router.add_api_route, route_class_override=DirectRoute, tags=["heroes"])
+    add = partial(app.router.add_api_route, route_class_override=FastRoute, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
     either = _NOT_FOUND | _CONFLICT
 

@@ -16,12 +16,12 @@ import uvloop
 from fastapi import FastAPI
 
 from hero_api.acceptor import Acceptor
-from hero_api.arrival import ArrivalNotice
 from hero_api.batching import BatchQueues
 from hero_api.connection import Connections
 from hero_api.database.sqlite.engine import has_wal_reset_fault
 from hero_api.database.urls import shown
 from hero_api.errors import StartError
+from hero_api.lifecycle import RequestLifecycleMiddleware
 from hero_api.settings import Settings
 from hero_api.signals import stop_signals
 from hero_api.workers import Worker, supervise
@@ -64,7 +64,7 @@ async def _serve(
 ) -> None:
     connections = Connections(settings.client_timeout, settings.max_waiting)
     config = uvicorn.Config(
-        ArrivalNotice(app),
+        RequestLifecycleMiddleware(app),
         ws="none",
         lifespan="off",
         log_level="error",

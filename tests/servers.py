@@ -12,6 +12,7 @@ from pathlib import Path
 from hero_api.settings import PREFIX
 
 ROOT = Path(__file__).parents[1]
+SERVE = ("-m", "hero_api", "serve", "--port", "0")
 
 UNPRIVILEGED = """
 import os, sys
@@ -63,12 +64,13 @@ def launching(
     *,
     prefix: Sequence[str] = (),
     options: Sequence[str] = (),
+    program: Sequence[str] = SERVE,
     **settings: object,
 ) -> Iterator[subprocess.Popen[str]]:
     """Launch a server on the heroes of `directory`; at the end it is gone, whatever happened.
 
     `settings` are named as the fields of `Settings`; `prefix` is a command that runs the server,
-    and `options` are more of its own.
+    `options` are more of its own, and `program` says what Python is to run in its place.
     """
     settings = {"database_url": f"sqlite:///{directory}/heroes.db"} | settings
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
@@ -76,7 +78,7 @@ def launching(
     with (
         (directory / "stderr").open("ab") as stderr,
         subprocess.Popen(
-            [*prefix, sys.executable, "-m", "hero_api", "serve", "--port", "0", *options],
+            [*prefix, sys.executable, *program, *options],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -106,10 +108,13 @@ def serving(
     *,
     prefix: Sequence[str] = (),
     options: Sequence[str] = (),
+    program: Sequence[str] = SERVE,
     **settings: object,
 ) -> Iterator[Server]:
     """Serve the heroes of `directory`, as `launching` does, and wait until the server listens."""
-    with launching(directory, prefix=prefix, options=options, **settings) as process:
+    with launching(
+        directory, prefix=prefix, options=options, program=program, **settings
+    ) as process:
         yield listening(process, directory)
 
 

@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from hero_api.arrival import ArrivalNotice
 from hero_api.connection import Connection, Connections
+from hero_api.lifecycle import RequestLifecycleMiddleware
 
 from .servers import Server, serving
 
@@ -590,7 +590,8 @@ class Crowd:
         self.requests: list[weakref.ref[Any]] = []  # uvicorn's objects
         self.answering = asyncio.Event()
         self._state = ServerState()
-        self._config = Config(ArrivalNotice(self._answer), access_log=False)
+        self._app = RequestLifecycleMiddleware(self._answer)
+        self._config = Config(self._begin, interface="asgi3", access_log=False)
         self._connections = Connections(TIMEOUT, WAITING)
 
     def connect(self) -> tuple[Connection, _Transport]:
@@ -615,9 +616,12 @@ class Crowd:
             await asyncio.gather(*self._state.tasks)
             await asyncio.sleep(0)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun.append(scope)
         self.requests.append(weakref.ref(cast("Any", receive).__self__))
+        await self._app(scope, receive, send)
+
+    async def _answer(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await self.answering.wait()
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body"})

@@ -5,8 +5,9 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import StaticPool
+from sqlalchemy import StaticPool, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlmodel import Session
 from sqlmodel.ext.asyncio.session import AsyncSession as SQLModelSession
 
 from hero_api.app import create_app
@@ -27,12 +28,29 @@ async def engine() -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
+@pytest.fixture(params=[True, False], ids=["expires", "keeps"])
+def expires(request: pytest.FixtureRequest) -> bool:
+    """Say whether the test's session expires its objects on its own commits."""
+    expires: bool = request.param
+    return expires
+
+
 @pytest.fixture(params=[AsyncSession, SQLModelSession], ids=["sqlalchemy", "sqlmodel"])
 async def session(
-    engine: AsyncEngine, request: pytest.FixtureRequest
+    engine: AsyncEngine, request: pytest.FixtureRequest, *, expires: bool
 ) -> AsyncIterator[AsyncSession]:
-    async with request.param(engine) as session:
+    async with request.param(engine, expire_on_commit=expires) as session:
         yield session
+
+
+@pytest.fixture
+async def hero(session: AsyncSession) -> Hero:
+    """Return a hero that the test has stored, and holds."""
+    hero = Hero(name="Zoë", age=30, secret_name="?")
+    session.add(hero)
+    await session.commit()
+    await session.refresh(hero)
+    return hero
 
 
 @pytest.fixture
@@ -144,15 +162,75 @@ async def test_the_tests_session_is_still_usable_after_every_handler(
     assert await session.get(Hero, 2) is not None
 
 
-async def test_a_change_of_the_api_is_seen_in_the_tests_object_after_a_refresh(
+async def test_a_change_of_the_api_is_seen_in_the_tests_object(
+    on_session: httpx.AsyncClient, hero: Hero
+) -> None:
+    await on_session.patch("/heroes/1", json={"age": 31})
+    assert (hero.id, hero.name, hero.age) == (1, "Zoë", 31)
+
+
+async def test_what_the_api_deletes_is_gone_from_the_tests_session(
+    on_session: httpx.AsyncClient, session: AsyncSession, hero: Hero
+) -> None:
+    await on_session.delete("/heroes/1")
+    assert hero not in session
+    assert hero.name == "Zoë"
+    assert await session.get(Hero, 1) is None
+
+
+async def test_a_read_leaves_the_tests_object_as_it_is(
+    on_session: httpx.AsyncClient, hero: Hero
+) -> None:
+    assert (await on_session.get("/heroes/1")).json() == hero.model_dump()
+    assert (await on_session.get("/heroes/")).json() == [hero.model_dump()]
+
+
+async def test_a_read_does_not_commit_what_the_test_may_still_take_back(
     on_session: httpx.AsyncClient, session: AsyncSession
 ) -> None:
-    hero = Hero(name="Zoë", age=30, secret_name="?")
-    session.add(hero)
-    await session.commit()
+    session.add(Hero(name="Zoë", secret_name="?"))
+    assert (await on_session.get("/heroes/1")).status_code == 200
+    await session.rollback()
+    assert (await on_session.get("/heroes/1")).status_code == 404
+
+
+async def test_a_session_expires_its_objects_afterwards_as_it_did_before(
+    on_session: httpx.AsyncClient, session: AsyncSession, hero: Hero, *, expires: bool
+) -> None:
     await on_session.patch("/heroes/1", json={"age": 31})
-    await session.refresh(hero)
-    assert hero.age == 31
+    await session.commit()
+    assert inspect(hero).expired == expires
+
+
+async def test_calls_on_the_tests_session_wait_for_each_other(
+    on_session: httpx.AsyncClient, hero: Hero
+) -> None:
+    creates = (on_session.post("/heroes/", json=DEADPOND) for _ in range(20))
+    patches = (on_session.patch("/heroes/1", json={"age": age}) for age in range(20))
+    answers = await asyncio.gather(*creates, *patches, on_session.get("/heroes/"))
+    assert [answer.status_code for answer in answers] == [200] * 41
+    assert {answer.json()["id"] for answer in answers[:20]} == {*range(2, 22)}
+    assert hero.age == (await on_session.get("/heroes/1")).json()["age"]
+
+
+async def test_a_call_that_is_refused_does_not_disturb_those_that_wait(
+    on_session: httpx.AsyncClient,
+) -> None:
+    heroes = [DEADPOND | {"id": number} for number in (1, 1, 2, 2, 3)]
+    answers = await asyncio.gather(*(on_session.post("/heroes/", json=hero) for hero in heroes))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 409, 409]
+    assert len((await on_session.get("/heroes/")).json()) == 3
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("wrong", [Session(), None, "session"], ids=["Session", "NoneType", "str"])
+async def test_an_override_that_is_no_async_session_is_told_so(app: FastAPI, wrong: object) -> None:
+    app.dependency_overrides[get_read_session] = lambda: wrong
+    async with running(app) as client:
+        answer = await client.get("/heroes/1")
+    assert answer.status_code == 500
+    detail = answer.json()["detail"]
+    assert f"overridden with a {type(wrong).__name__}: override it with an AsyncSession" in detail
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])

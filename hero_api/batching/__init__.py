@@ -6,15 +6,21 @@ arrive meanwhile wait, and the next batch carries them all, on the session of th
 Nobody is answered before COMMIT returned.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from sqlalchemy import inspect
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S
 from hero_api.batching.queue import BatchQueues, QueueSpec
 from hero_api.database.verdicts import judge
-from hero_api.errors import ServiceError
+from hero_api.errors import FaultError, ServiceError
 
 __all__ = ["BatchQueues", "QueueSpec", "batched"]
+
+_TURN = "hero_api.turn"
 
 
 def batched(  # noqa: PLR0913 - each but the first two can be left out
@@ -34,30 +40,61 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     for none) came in another order. `locks` takes the locks of a batch of several functions, all of
     them in one order. `name` is for the log; an urgent call is in the next batch.
 
-    The call is served by the session's `BatchQueues`; on a session that brings none it is served
-    alone, at once, and the session is committed and not closed.
+    The call is served by the session's `BatchQueues`. On a session that brings none, such as one
+    that a test puts in, it is served alone, after the calls that wait for the same session. A call
+    that writes commits the session; none closes it.
     """
     spec = BatchSpec(function, name, touches, locks, is_urgent)
 
     def call(session: S, item: Item) -> Awaitable[R]:
-        queues = BatchQueues.of(session)
+        queues = BatchQueues.of(session) if isinstance(session, AsyncSession) else None
         if queues is None:
-            return _serve_alone(spec, session, item)
+            return _serve_alone(spec, session, item, writes=queue.writes)
         return queues.queue(queue).submit(spec, session, item)
 
     return call
 
 
-async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item) -> R:
-    """Serve one call on a session that belongs to someone else."""
+async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, writes: bool) -> R:
+    """Serve one call on a session that belongs to someone else, and leave it as the ORM would.
+
+    Raises `FaultError` for what is no `AsyncSession`.
+    """
+    if not isinstance(session, AsyncSession):
+        wrong = (
+            f"A session dependency was overridden with a {type(session).__name__}: "
+            "override it with an AsyncSession, of SQLAlchemy or of SQLModel"
+        )
+        raise FaultError(wrong, wrong)
     result: Any
-    try:
-        await session.flush()
-        [result] = await spec.function(session, [item])
-        await session.commit()
-    except Exception as error:
-        await session.rollback()
-        raise judge(error).told from error
+    async with session.info.setdefault(_TURN, asyncio.Lock()):
+        try:
+            await session.flush()
+            [result] = await spec.function(session, [item])
+            if writes:
+                await _refresh(session)
+                await _commit(session)
+        except Exception as error:
+            await session.rollback()
+            raise judge(error).told from error
     if isinstance(result, ServiceError):
         raise result
     return result  # type: ignore[no-any-return]
+
+
+async def _refresh(session: AsyncSession) -> None:
+    """Let the session's objects know what the statements did, of which the ORM knows nothing."""
+    for instance in [*session.sync_session.identity_map.values()]:
+        key = inspect(instance).identity
+        if await session.get(type(instance), key, populate_existing=True) is None:
+            session.expunge(instance)  # its row is gone
+
+
+async def _commit(session: AsyncSession) -> None:
+    """Commit, and keep what was refreshed: without `await`, nothing could read it again."""
+    expires = session.sync_session.expire_on_commit
+    session.sync_session.expire_on_commit = False
+    try:
+        await session.commit()
+    finally:
+        session.sync_session.expire_on_commit = expires

@@ -1,4 +1,4 @@
-"""What stands around any application: the size of a body, and errors that nobody foresaw."""
+"""An error that nobody foresaw is a 500 in JSON, and one line of the log."""
 
 import asyncio
 import logging
@@ -6,33 +6,23 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.guard import Guard
+from hero_api.server_error import ServerErrorMiddleware
 
-LIMIT = 1_000  # bytes
 SOON = 10.0  # seconds: far more than anything here takes
 
 
 def app() -> FastAPI:
-    """Return an application that says how much it was sent, or fails."""
+    """Return an application that fails."""
     app = FastAPI()
-
-    @app.api_route("/size", methods=["GET", "POST", "PATCH", "PUT"])
-    async def size(request: Request) -> int:
-        return len(await request.body())
-
-    @app.post("/unread")
-    async def unread() -> str:
-        return "unread"
 
     @app.get("/fault")
     async def fault() -> None:
@@ -42,58 +32,13 @@ def app() -> FastAPI:
     async def refusal() -> None:
         raise HTTPException(418, "A teapot")
 
-    app.add_middleware(Guard, max_body_size=LIMIT)
+    app.add_middleware(ServerErrorMiddleware)
     return app
 
 
 @pytest.fixture
 def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app()), base_url="http://hero-api")
-
-
-async def in_chunks(*chunks: bytes) -> Any:  # noqa: ANN401 - an asynchronous iterator
-    for chunk in chunks:
-        yield chunk
-
-
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-@pytest.mark.parametrize("size", [0, 1, LIMIT])
-async def test_a_body_within_the_limit_arrives_whole(
-    client: httpx.AsyncClient, method: str, size: int
-) -> None:
-    answer = await client.request(method, "/size", content=b"x" * size)
-    assert (answer.status_code, answer.json()) == (200, size)
-
-
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_a_declared_body_over_the_limit_is_413_in_json(
-    client: httpx.AsyncClient, method: str
-) -> None:
-    answer = await client.request(method, "/size", content=b"x" * (LIMIT + 1))
-    assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/json")
-    assert str(LIMIT) in answer.json()["detail"]
-
-
-@pytest.mark.parametrize("method", ["POST", "PATCH"])
-async def test_chunks_over_the_limit_are_413_in_json(
-    client: httpx.AsyncClient, method: str
-) -> None:
-    content = in_chunks(b"x" * LIMIT, b"x")
-    answer = await client.request(method, "/size", content=content)
-    assert (answer.status_code, answer.headers["Content-Type"]) == (413, "application/json")
-    assert str(LIMIT) in answer.json()["detail"]
-
-
-async def test_chunks_within_the_limit_arrive_whole(client: httpx.AsyncClient) -> None:
-    content = in_chunks(b"x" * (LIMIT - 1), b"", b"x")
-    assert (await client.post("/size", content=content)).json() == LIMIT
-
-
-async def test_a_declared_body_over_the_limit_is_413_even_where_it_would_not_be_read(
-    client: httpx.AsyncClient,
-) -> None:
-    answer = await client.post("/unread", content=b"x" * (LIMIT + 1))
-    assert answer.status_code == 413
 
 
 async def test_a_fault_is_500_in_json_with_the_id_that_is_logged_once(
@@ -132,7 +77,7 @@ async def test_a_client_that_left_is_neither_answered_nor_logged(
         pytest.fail("nobody is left to answer")
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    await Guard(leave, LIMIT)(scope, receive, send)
+    await ServerErrorMiddleware(leave)(scope, receive, send)
     assert caplog.records == []
 
 
@@ -148,7 +93,7 @@ async def test_what_is_not_http_passes_as_it_is() -> None:
     async def send(_message: Message) -> None:
         """Send nothing."""
 
-    await Guard(note, LIMIT)({"type": "lifespan"}, receive, send)
+    await ServerErrorMiddleware(note)({"type": "lifespan"}, receive, send)
     assert seen == ["lifespan"]
 
 
@@ -160,7 +105,7 @@ async def test_a_fault_of_many_lines_is_logged_in_one(caplog: pytest.LogCaptureF
     async def fail(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise LongError
 
-    transport = httpx.ASGITransport(Guard(fail, LIMIT))
+    transport = httpx.ASGITransport(ServerErrorMiddleware(fail))
     async with httpx.AsyncClient(transport=transport, base_url="http://hero-api") as client:
         assert (await client.get("/")).status_code == 500
     [record] = caplog.records
@@ -192,7 +137,7 @@ async def test_a_fault_after_the_answer_began_is_logged_without_a_traceback_and_
         raise LookupError("amid the answer")
 
     caplog.set_level(logging.ERROR)
-    async with listening(Guard(begin_and_fail, LIMIT)) as port:
+    async with listening(ServerErrorMiddleware(begin_and_fail)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /half HTTP/1.1\r\nHost: hero-api\r\n\r\n")
         async with asyncio.timeout(SOON):
@@ -219,5 +164,5 @@ async def test_an_answer_that_cannot_be_sent_is_the_servers_matter(
 
     scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
     with pytest.raises(RuntimeError, match="the client has left"):
-        await Guard(answer, LIMIT)(scope, receive, send)
+        await ServerErrorMiddleware(answer)(scope, receive, send)
     assert caplog.records == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hero_api.cork import Cork
+from hero_api.buffered_transport import BufferedTransport
 
 
 class Wire(asyncio.Transport):
@@ -37,49 +37,55 @@ def wire() -> Wire:
 
 
 @pytest.fixture
-async def cork(wire: Wire) -> Cork:
-    return Cork(wire)
+async def transport(wire: Wire) -> BufferedTransport:
+    return BufferedTransport(wire)
 
 
-async def test_what_is_written_in_one_turn_is_sent_in_one_piece(wire: Wire, cork: Cork) -> None:
-    cork.write(b"head ")
-    cork.write(bytearray(b"body"))
+async def test_what_is_written_in_one_turn_is_sent_in_one_piece(
+    wire: Wire, transport: BufferedTransport
+) -> None:
+    transport.write(b"head ")
+    transport.write(bytearray(b"body"))
     assert wire.told == []
     await asyncio.sleep(0)
     assert wire.told == [b"head body"]
 
 
-async def test_what_is_written_later_is_sent_later(wire: Wire, cork: Cork) -> None:
-    cork.write(b"HTTP/1.1 100 Continue")
+async def test_what_is_written_later_is_sent_later(
+    wire: Wire, transport: BufferedTransport
+) -> None:
+    transport.write(b"HTTP/1.1 100 Continue")
     await asyncio.sleep(0)
-    cork.write(b"HTTP/1.1 200 OK")
+    transport.write(b"HTTP/1.1 200 OK")
     await asyncio.sleep(0)
     assert wire.told == [b"HTTP/1.1 100 Continue", b"HTTP/1.1 200 OK"]
 
 
-async def test_all_is_sent_before_the_end(wire: Wire, cork: Cork) -> None:
-    cork.write(b"head ")
-    cork.write(b"body")
-    cork.close()
+async def test_all_is_sent_before_the_end(wire: Wire, transport: BufferedTransport) -> None:
+    transport.write(b"head ")
+    transport.write(b"body")
+    transport.close()
     await asyncio.sleep(0)
     assert wire.told == [b"head body", "close"]
 
 
-async def test_nothing_is_sent_after_an_abort(wire: Wire, cork: Cork) -> None:
-    cork.write(b"head")
-    cork.abort()
+async def test_nothing_is_sent_after_an_abort(wire: Wire, transport: BufferedTransport) -> None:
+    transport.write(b"head")
+    transport.abort()
     await asyncio.sleep(0)
     assert wire.told == ["abort"]
 
 
-async def test_an_answer_to_a_client_that_has_just_left_is_no_error(wire: Wire, cork: Cork) -> None:
+async def test_an_answer_to_a_client_that_has_just_left_is_no_error(
+    wire: Wire, transport: BufferedTransport
+) -> None:
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
-    cork.write(b"head")
+    transport.write(b"head")
     wire.is_left = True
     await asyncio.sleep(0)
-    cork.write(b"body")
-    cork.close()
+    transport.write(b"body")
+    transport.close()
     await asyncio.sleep(0)
     assert wire.told == ["close"]
     assert errors == []

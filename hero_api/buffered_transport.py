@@ -4,12 +4,12 @@ import asyncio
 from typing import Any
 
 
-class Cork(asyncio.Transport):
+class BufferedTransport(asyncio.Transport):
     """Sends in one piece what is written in one turn of the event loop.
 
     uvicorn writes the head of an answer and then its body, and uvloop sends at once what it is
-    given: two segments, of which each wakes the client. What is sent behind the turn, all answers
-    of a batch one after the other, finds the client awake.
+    given: two segments, each of which wakes the client. All answers of a batch are written in one
+    turn too, and are then sent one after the other.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:

@@ -1,6 +1,7 @@
-"""What becomes of each request, as its connection is told.
+"""Tells a client's connection how its requests go on.
 
-ASGI's `state` leads from the one to the other.
+The connection paces what it reads from the client by what the application has taken and answered.
+It is passed along in ASGI's `state`.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hero_api.connection import Connection
 
 
-class ArrivalNotice:
-    """Middleware, the outermost: tells a request's connection what was taken and answered of it."""
+class RequestLifecycleMiddleware:
+    """The outermost middleware: tells the connection when a body is read and a request answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -23,8 +24,7 @@ class ArrivalNotice:
             connection.body_taken()
             return message
 
-        has_body = scope["method"] in {"POST", "PATCH"}  # that is read
         try:
-            await self.app(scope, receive_and_note if has_body else receive, send)
+            await self.app(scope, receive_and_note, send)
         finally:
             connection.request_ended(overloaded="overloaded" in scope["state"])

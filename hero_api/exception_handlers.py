@@ -18,23 +18,23 @@ from hero_api.errors import FaultError, OverloadedError, ServiceError
 logger = logging.getLogger("hero_api")
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_exception_handlers(app: FastAPI) -> None:
     """Let `app` answer domain errors, and remedy three of FastAPI's own answers."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(405, _method_not_allowed)
 
 
-def error_answer(request: Request, error: ServiceError) -> Response:
+def error_response(request: Request, error: ServiceError) -> Response:
     """Return the answer to a request that failed."""
     if isinstance(error, OverloadedError):
         request.state.overloaded = True  # so that its connection knows
     if isinstance(error, FaultError):
-        return fault_answer(request.scope, error.detail, error.reason)
+        return fault_response(request.scope, error.detail, error.reason)
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
 
 
-def fault_answer(scope: Scope, detail: str, reason: str) -> Response:
+def fault_response(scope: Scope, detail: str, reason: str) -> Response:
     """Log a fault of the service, in one line, and return its answer: a 500 with the line's id."""
     request_id = uuid.uuid4().hex
     logger.error("request %s: %s %r: %s", request_id, scope["method"], scope["path"], reason)
@@ -43,7 +43,7 @@ def fault_answer(scope: Scope, detail: str, reason: str) -> Response:
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
-    return error_answer(request, cast(ServiceError, error))
+    return error_response(request, cast(ServiceError, error))
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:
