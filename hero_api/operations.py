@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
 from hero_api.batching import BatchQueues
-from hero_api.dependencies import ReadSession, WriteSession
+from hero_api.database.sessions import Database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError
 from hero_api.storage import AnyStorage
 
@@ -26,14 +26,17 @@ async def read_livez() -> Status:
     return Status()
 
 
-async def read_readyz(request: Request, reads: ReadSession, writes: WriteSession) -> Status:
+async def read_readyz(request: Request) -> Status:
     """Say that the database answers a read and takes a write."""
     if request.app.state.draining:
         raise ClosingError
+    # Not by the dependencies: where a test overrides them, the service still has its database.
+    database: Database = request.app.state.database
+    sessions = database.read_session(), database.write_session()
     try:
         async with asyncio.timeout(_READY_WITHIN):
             storages: Sequence[AnyStorage] = request.app.state.storages
-            checks = (check for storage in storages for check in storage.check(reads, writes))
+            checks = (check for each in storages for check in each.check(*sessions))
             await asyncio.gather(*checks)
     except TimeoutError:
         raise LateError from None

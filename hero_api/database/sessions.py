@@ -91,6 +91,11 @@ class Database:
         return ReadWriteSession(self._writer, info=self._info)
 
 
+def make_engines(settings: Settings) -> Engines:
+    """Return the engines of a database; none of them has connected yet."""
+    return postgresql.PostgreSQL(settings) if settings.is_postgresql else sqlite.SQLite(settings)
+
+
 @asynccontextmanager
 async def open_database(
     settings: Settings, info: Mapping[str, Any], tables: Sequence[Table]
@@ -99,9 +104,7 @@ async def open_database(
 
     Raises `StartError`, one line, for a database that cannot be used; it is untouched.
     """
-    engines: Engines = (
-        postgresql.PostgreSQL(settings) if settings.is_postgresql else sqlite.SQLite(settings)
-    )
+    engines = make_engines(settings)
     try:
         await engines.prepare(tables)
     except BaseException:
