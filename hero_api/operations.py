@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import Database
-from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError
+from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
 from hero_api.storage import AnyStorage
 
 _READY_WITHIN = 1.0  # seconds
@@ -40,8 +40,8 @@ async def read_readyz(request: Request) -> Status:
             await asyncio.gather(*checks)
     except TimeoutError:
         raise LateError from None
-    except OutcomeUnknownError:
-        raise BrokenError from None  # a probe has nothing stored that could be read
+    except (OutcomeUnknownError, RefusedError) as error:
+        raise BrokenError from error  # a probe has nothing that could be read, or refused to it
     return Status()
 
 

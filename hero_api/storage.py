@@ -15,7 +15,13 @@ from hero_api.batching import QueueSpec, batched
 from hero_api.database.columns import RENDERED, Kind, kind_of
 from hero_api.database.pages import Page
 from hero_api.database.postgresql.statements import PostgreSQLStatements
-from hero_api.database.sessions import STATEMENTS, ReadOnlySession, ReadWriteSession, fetch
+from hero_api.database.sessions import (
+    STATEMENTS,
+    ReadOnlySession,
+    ReadWriteSession,
+    check_constraints,
+    fetch,
+)
 from hero_api.database.sqlite.statements import SQLiteStatements
 from hero_api.database.statements import (
     AFTER,
@@ -24,6 +30,7 @@ from hero_api.database.statements import (
     Shape,
     Statements,
 )
+from hero_api.database.verdicts import Concerns, judge
 from hero_api.errors import (
     DamagedRowError,
     NotFoundError,
@@ -197,20 +204,21 @@ class Storage(Generic[Create, Update]):
             stored = statements.match(
                 await fetch(session, statements.create, {"items": items}), len(places)
             )
-            if stored is None:
+            # Raised, not returned: what a trigger did instead of it is undone.
+            if stored is None or not all(row.is_stored or row.is_taken for row in stored):
                 raise RefusedError
             bodies = await self._returned(
                 session,
                 [(row.row_id, row.body, row.has_triggers) for row in stored if row.is_stored],
             )
-            vain = {row.row_id: places[row.position] for row in stored if not row.is_stored}
             for row in stored:
                 if row.is_stored:
                     results[places[row.position]] = Created(row.row_id, bodies[row.row_id])
-            # An id that another has taken is drawn anew; what a trigger keeps out is refused.
-            places = [vain[taken] for taken in await self._existing(session, vain)]
+            # An id that another has taken is drawn anew.
+            places = [places[row.position] for row in stored if not row.is_stored]
             if not places:
                 break
+            await self._catch_up(session)
         return results
 
     async def create_chosen(
@@ -222,16 +230,16 @@ class Storage(Generic[Create, Update]):
         first: dict[int, int] = {}
         for place, row_id in enumerate(ids):
             first.setdefault(row_id, place)
-        items = _array(self._dump(rows[place]) for place in first.values())
+        taken = await self._existing(session, first)
+        free = [place for row_id, place in first.items() if row_id not in taken]
+        items = _array(self._dump(rows[place]) for place in free)
         stored = await fetch(session, statements.create_chosen, {"items": items})
         bodies = await self._returned(session, stored)
-        missing = first.keys() - bodies.keys()
-        refused = missing - await self._existing(session, missing)
+        if len(bodies) < len(free):
+            raise RefusedError
         return [
             Created(row_id, bodies[row_id])
             if row_id in bodies and first[row_id] == place
-            else RefusedError()
-            if row_id in refused
             else TakenError(self._noun, row_id)
             for place, row_id in enumerate(ids)
         ]
@@ -252,7 +260,7 @@ class Storage(Generic[Create, Update]):
             )
             parameters = {"items": items, "ids": statements.ids(turn)}
             updated = await fetch(session, statements.update, parameters)
-            bodies = await self._returned(session, updated, DamagedRowError)
+            bodies = await self._returned(session, _changed(updated), DamagedRowError)
             errors = await self._errors(session, turn.keys() - bodies.keys())
             for row_id, place in turn.items():
                 results[place] = bodies.get(row_id) or errors[row_id]
@@ -266,7 +274,7 @@ class Storage(Generic[Create, Update]):
         """Delete rows by id; of two deletes of one row, one succeeds."""
         statements = await self._statements(session)
         rows = await fetch(session, statements.delete, {"ids": statements.ids(ids)})
-        deleted = {row_id for (row_id,) in rows}
+        deleted = {row_id for (row_id,) in _changed(rows)}
         errors = await self._errors(session, set(ids) - deleted)
         results: list[ServiceError | None] = []
         for row_id in ids:
@@ -288,7 +296,7 @@ class Storage(Generic[Create, Update]):
     ) -> Sequence[ServiceError | None]:
         """Write no row; the result is what a create would be told."""
         statements = await self._statements(session)
-        await fetch(session, statements.probe, {})
+        await fetch(session, statements.probe, {"items": "[]"})
         # Returned: what else is in the batch may still fit.
         return [await session.probe()] * len(items)
 
@@ -338,6 +346,7 @@ class Storage(Generic[Create, Update]):
         """
         bodies = {row_id: self._render(body, self._public) for row_id, body, _ in rows}
         if any(has_triggers for *_, has_triggers in rows):
+            await check_constraints(session)  # which may have deferred triggers
             # RETURNING shows what a row was before the triggers that fire after it.
             bodies = await self._read(session, bodies)
             if len(bodies) < len(rows):
@@ -357,12 +366,13 @@ class Storage(Generic[Create, Update]):
     async def _errors(
         self, session: ReadOnlySession, ids: Collection[int]
     ) -> Mapping[int, ServiceError]:
-        """Say why rows could not be changed: they are not there, or somebody keeps them so."""
+        """Say why rows were not changed: they are not there, or somebody else has locked them."""
         existing = await self._existing(session, ids)
-        skips_locked = (await self._statements(session)).skips_locked
-        kept = RowLockedError if skips_locked else RefusedError
+        if existing and not (await self._statements(session)).skips_locked:
+            raise RefusedError  # by a trigger, and what that did instead is undone
         return {
-            row_id: kept() if row_id in existing else NotFoundError(self._noun) for row_id in ids
+            row_id: RowLockedError() if row_id in existing else NotFoundError(self._noun)
+            for row_id in ids
         }
 
     def _listed(  # noqa: PLR0913, PLR0917 - the columns of a page's SELECT
@@ -399,6 +409,18 @@ class Storage(Generic[Create, Update]):
         except ValidationError:
             return None
 
+    async def _catch_up(self, session: ReadWriteSession) -> None:
+        """Let the sequence go on behind the ids of the table, if this role may set it."""
+        statements = await self._statements(session)
+        if isinstance(statements, PostgreSQLStatements):
+            await fetch(session, "SAVEPOINT catch_up", {})
+            try:
+                await fetch(session, statements.catch_up, {})
+            except Exception as error:
+                if judge(error).concerns is not Concerns.ITEM:
+                    raise
+                await fetch(session, "ROLLBACK TO catch_up", {})
+
     def _shape(self, page: Page) -> Shape:
         filters = (name for name in self._names if getattr(page, name, None) is not None)
         return Shape(tuple(filters), page.count)
@@ -411,6 +433,16 @@ class Storage(Generic[Create, Update]):
 
     def _touched_by_id(self, row_id: int) -> object:
         return self._noun, row_id
+
+
+def _changed(rows: Sequence[Any]) -> Sequence[Any]:
+    """Return rows without the word that they were changed.
+
+    Raises `RefusedError` for one that a trigger has kept as it was: what it did instead is undone.
+    """
+    if not all(is_changed for _, is_changed, *_ in rows):
+        raise RefusedError
+    return [(row_id, *rest) for row_id, _, *rest in rows]
 
 
 def _chosen_id(row: BaseModel) -> int | None:

@@ -342,7 +342,7 @@ async def test_a_batch_that_fails_once_is_served_in_parts(
     batches.gate.set()
     assert await asyncio.gather(first, *others) == [0, 2, 2]
     assert batches.items == [[0], [1, 1], [1], [1]]
-    parts = ["savepoint", "release"] * 2
+    parts = ["hurry", *["savepoint", "release"] * 2]
     assert [session.log for session in sessions] == [["rollback", *parts, "commit"], []]
 
 

@@ -1438,3 +1438,36 @@ async def test_a_file_with_a_write_ahead_log_that_a_crash_left_opens_with_all_of
             shutil.copy(tmp_path / name, crashed / name)
     async with running(create_app(settings_for(crashed / "heroes.db"))) as client:
         assert (await client.get("/heroes/1")).json()["name"] == "Deadpond"
+
+
+def test_a_stop_leaves_the_log_that_another_process_has_begun_in_the_place_of_a_deleted_one(
+    tmp_path: Path,
+) -> None:
+    rows = [("x" * 400, "y" * 9_000)] * 50
+    with serving(tmp_path) as server:
+        for number in range(20):
+            hero = json.dumps({"name": f"Hero {number}", "secret_name": "z" * 9_000})
+            answer = Request(
+                f"http://{server.host}:{server.port}/heroes/",
+                hero.encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urlopen(answer) as response:
+                assert response.status == 200
+            if number == 9:
+                with closing(sqlite3.connect(server.file, isolation_level=None)) as other:
+                    other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with closing(sqlite3.connect(server.file, isolation_level=None)) as other:
+            for suffix in ("-wal", "-shm"):
+                delete(server.file.with_name(server.file.name + suffix))
+        with closing(sqlite3.connect(server.file, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.executemany("INSERT INTO hero (name, secret_name) VALUES (?, ?)", rows)
+            other.execute("COMMIT")
+            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            server.process.terminate()
+            assert server.process.wait(60) == 0
+            assert [*other.execute("PRAGMA integrity_check")] == [("ok",)]
+            [(count,)] = other.execute("SELECT count(*) FROM hero WHERE name = ?", rows[0][:1])
+            assert count == len(rows)
+    assert "another WAL" in server.log.read_text()

@@ -491,7 +491,7 @@ async def test_any_dependency_of_the_route_is_solved_as_fastapi_does(dependency:
         {"dependencies": [Depends(count_calls)]},
         {"max_body_size": 3},
     ],
-    ids=str,
+    ids="-".join,
 )
 @pytest.mark.parametrize("handler", [a_model, answers(Sum)])
 async def test_any_option_of_a_route_works_as_with_fastapi(

@@ -81,7 +81,7 @@ async def test_an_id_from_the_sequence_that_is_taken_is_drawn_again(
 ) -> None:
     insert(on_postgresql, *((hero_id, "n", None, "s") for hero_id in (1, 2, 3, 5)))
     ids = await asyncio.gather(*(create(client) for _ in range(3)))
-    assert sorted(ids) == [4, 6, 7]
+    assert sorted(ids) == [6, 7, 8]
 
 
 async def test_the_sequence_catches_up_with_heroes_that_were_copied_in(
@@ -261,6 +261,10 @@ REFUSED = {
         f"id bigserial PRIMARY KEY, {REST}, cape text NOT NULL",
         "needs values for cape",
     ),
+    "a column that cannot take its values": (
+        "id bigserial PRIMARY KEY, name text, age text, secret_name text",
+        "column age of type TEXT",
+    ),
 }
 
 
@@ -304,7 +308,6 @@ async def test_a_table_that_holds_all_that_the_api_takes_is_served_without_a_war
             "name of the table hero is VARCHAR(50)",
         ),
         ("id bigserial, name text, age smallint, secret_name text", "age of the table hero is SMA"),
-        ("id bigserial, name text, age text, secret_name text", "age of the table hero is TEXT"),
     ],
 )
 async def test_a_column_that_cannot_hold_what_the_api_takes_is_a_warning_that_names_it(

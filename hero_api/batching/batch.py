@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.database.sessions import connect
-from hero_api.database.verdicts import Concerns, blame_statement, describe, judge
+from hero_api.database.verdicts import Concerns, blame_statement, describe, is_hearsay, judge
 from hero_api.errors import (
     NoRoomError,
     OutcomeUnknownError,
@@ -19,6 +19,7 @@ from hero_api.errors import (
     RowLockedError,
     ServiceError,
     StatementError,
+    UnavailableError,
 )
 
 S = TypeVar("S", bound=AsyncSession)
@@ -154,7 +155,11 @@ class Batch:
         """Serve again calls of which nothing was stored, but for those whom the error concerns."""
         verdict = judge(error)
         session = calls[0].session
-        if verdict.concerns is Concerns.EVERYBODY:
+        if self._waits and isinstance(verdict.told, RowLockedError):
+            self._tell(calls, error, RowLockedError)  # they want one row, and have waited
+        elif verdict.concerns is Concerns.EVERYBODY and (
+            self._running is None or not is_hearsay(error)
+        ):
             kinds = _kinds(calls)
             # Where there is no room for creates, there still is for the deletes that make some.
             if isinstance(verdict.told, NoRoomError) and len(kinds) > 1:
@@ -165,7 +170,7 @@ class Batch:
         elif verdict.concerns is Concerns.MOMENT and tries > 1:
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311
             await self._transact(calls, tries=tries - 1)
-        elif verdict.concerns is Concerns.STATEMENT and self._running is not None and may_divide:
+        elif verdict.concerns is not Concerns.ITEM and self._running is not None and may_divide:
             await self._find_fault(self._running, calls, error, tries)
         elif len(calls) == 1:
             self._refuse(calls[0], error)
@@ -190,10 +195,13 @@ class Batch:
             await spec.function(session, [])
         except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
             found = without_items
-            own = [call for call in calls if call.spec is spec]
-            self._tell(own, found, lambda: blame_statement(spec.name, found))
             await _give_up(session)
-            await self._transact([call for call in calls if call.spec is not spec], tries=tries)
+            # What is not available is not for the others either.
+            is_fault = not isinstance(blame_statement(spec.name, found), UnavailableError)
+            rest = [call for call in calls if call.spec is not spec and is_fault]
+            told = [call for call in calls if call not in rest]
+            self._tell(told, found, lambda: blame_statement(spec.name, found))
+            await self._transact(rest, tries=tries)
             return
         await _give_up(session)
         if len(calls) == 1:
@@ -209,6 +217,8 @@ class Batch:
         found = stages(calls)
         if len(found) > 1 or self._waits:
             await self._lock(session, calls)
+        if self._waits:
+            await session.hurry()  # the row is locked: nothing else is waited for
         outcomes: _Outcomes = []
         for stage in found:
             self._running = stage[0].spec
@@ -219,9 +229,11 @@ class Batch:
 
     async def _run_parts(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
         """Run calls of which some fail: halves of them, each behind a savepoint."""
+        await session.hurry()
         await self._lock(session, calls)
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
+        locked: _Outcomes = []
         parts = [*_halves(calls)]
         while parts:
             part = parts.pop(0)
@@ -232,7 +244,8 @@ class Batch:
                 await session.savepoint("RELEASE")
             except Exception as error:
                 verdict = judge(error)
-                if verdict.concerns in {Concerns.EVERYBODY, Concerns.MOMENT}:
+                concerns_all = verdict.concerns is Concerns.EVERYBODY and not is_hearsay(error)
+                if concerns_all or verdict.concerns is Concerns.MOMENT:
                     raise
                 if await session.goes_on(error):
                     await session.savepoint("ROLLBACK TO")
@@ -240,14 +253,16 @@ class Batch:
                 else:  # it has ended the transaction: begin once more, with what went well
                     await session.rollback()
                     outcomes = await self._run(session, served)
-                if len(part) == 1:
-                    self._refuse(part[0], error)
-                else:
+                if len(part) > 1:
                     parts = [*_halves(part), *parts]
+                elif isinstance(verdict.told, RowLockedError):
+                    locked.append((part[0], verdict.told))
+                else:
+                    self._refuse(part[0], error)
             else:
                 served += part
                 outcomes += found
-        return outcomes
+        return outcomes + locked
 
     async def _lock(self, session: Any, calls: Sequence[AnyCall]) -> None:  # noqa: ANN401
         items: defaultdict[Locks[Any], list[Any]] = defaultdict(list)
@@ -271,6 +286,8 @@ class Batch:
         if isinstance(told, RowLockedError) and not self._waits:
             self.locked.append(call)
             return
+        if isinstance(told, UnavailableError) and is_hearsay(error):
+            told = RefusedError()  # the same statement works for others
         if isinstance(told, RefusedError) and not self._writes:
             told = StatementError(f"{call.spec.name}: {describe(error)}")  # nobody refuses a read
         self._tell([call], error, lambda: told)

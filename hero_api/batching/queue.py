@@ -24,7 +24,7 @@ from hero_api.errors import (
 _KEY = "hero_api.queues"
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
-_LOCKED_ROWS = 4  # that are waited for at a time, each on a connection of its own
+LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
 
 logger = logging.getLogger("hero_api")
 
@@ -112,7 +112,7 @@ class BatchQueue:
         self.expired = 0
         self._spec = spec
         self._connections = connections
-        self._locked_rows = asyncio.Semaphore(_LOCKED_ROWS)
+        self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
         self._max_waiting = max_waiting
         self._timeout = timeout
         self._closed = False
@@ -120,7 +120,8 @@ class BatchQueue:
         self._waiting: deque[AnyCall] = deque()
         self._task: asyncio.Task[None] | None = None
         self._begun: set[Batch] = set()
-        self._rows: dict[asyncio.Task[None], Sequence[AnyCall]] = {}  # that are waited for
+        self._rows: dict[object, list[AnyCall]] = {}  # rows that are waited for, and by whom
+        self._row_tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -132,7 +133,7 @@ class BatchQueue:
         """Take a call in; the future has its result when its batch is committed."""
         if self._closed:
             raise ClosingError
-        if len(self._waiting) >= self._max_waiting:
+        if len(self._waiting) + sum(map(len, self._rows.values())) >= self._max_waiting:
             self.refused += 1
             raise OverloadedError
         loop = asyncio.get_running_loop()
@@ -156,7 +157,7 @@ class BatchQueue:
     async def close(self) -> None:
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
         self._closed = True
-        tasks = [*self._rows, *([self._task] if self._task else [])]
+        tasks = [*self._row_tasks, *([self._task] if self._task else [])]
         if tasks:
             # A batch that nobody waits for still has a connection to give back.
             is_waited_for = any(self._unanswered())
@@ -201,17 +202,22 @@ class BatchQueue:
 
         Each row has a transaction and a connection of its own.
         """
-        rows: defaultdict[object, list[AnyCall]] = defaultdict(list)
         for call in calls:
-            rows[call.touched or call].append(call)
-        for its_calls in rows.values():
-            task = asyncio.get_running_loop().create_task(self._serve_row(its_calls))
-            self._rows[task] = its_calls
-            task.add_done_callback(self._rows.pop)
+            row = call.touched or call
+            if row in self._rows:
+                self._rows[row].append(call)
+                continue
+            self._rows[row] = [call]
+            task = asyncio.get_running_loop().create_task(self._serve_row(row))
+            self._row_tasks.add(task)
+            task.add_done_callback(self._row_tasks.discard)
 
-    async def _serve_row(self, calls: Sequence[AnyCall]) -> None:
+    async def _serve_row(self, row: object) -> None:
+        """Serve those who wait for a row, and those who have come for it meanwhile."""
         async with self._locked_rows:
-            await self._serve(self._batch(calls, waits=True))
+            while calls := [call for call in self._rows[row] if not call.answer.done()]:
+                await self._serve(self._batch(calls, waits=True))
+            del self._rows[row]
 
     def _next_calls(self, limit: int) -> Sequence[AnyCall]:
         calls: list[AnyCall] = []

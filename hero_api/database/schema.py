@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, SmallInteger, String, Table, inspect
+from sqlalchemy import CHAR, BigInteger, Column, Connection, SmallInteger, String, Table, inspect
 from sqlalchemy.types import LargeBinary, NullType
 
 from hero_api.database.columns import Kind, kind_of, kind_of_type
@@ -42,6 +42,14 @@ def has_table(connection: Connection, table: Table) -> bool:
         _check_rowid(connection, table)
     for column in table.columns:
         found = columns[column.name]["type"]
+        if not is_sqlite and _is_of_another_kind(column, found):
+            raise StartError(f"its table {table.name} has a column {column.name} of type {found}")
+        if column.nullable and not column.primary_key and not columns[column.name]["nullable"]:
+            logger.warning(
+                "The column %s of the table %s is NOT NULL: rows without a value are refused",
+                column.name,
+                table.name,
+            )
         if not (_sqlite_keeps if is_sqlite else _postgresql_holds)(column, found):
             logger.warning(
                 "The column %s of the table %s is %s, which cannot hold all that the API takes",
@@ -94,10 +102,16 @@ def _sqlite_keeps(column: Column[Any], found: Any) -> bool:  # noqa: ANN401
     return kind_of_type(found) not in {Kind.TEXT, Kind.FLOAT} or kind_of(column) is Kind.FLOAT
 
 
-def _postgresql_holds(column: Column[Any], found: Any) -> bool:  # noqa: ANN401
+def _is_of_another_kind(column: Column[Any], found: Any) -> bool:  # noqa: ANN401
+    """Say whether PostgreSQL cannot take the column's values at all."""
     found = getattr(found, "data_type", found)  # what a domain is made of
-    if kind_of_type(found) is not kind_of(column):
-        return False
+    return not isinstance(found, NullType) and kind_of_type(found) is not kind_of(column)
+
+
+def _postgresql_holds(column: Column[Any], found: Any) -> bool:  # noqa: ANN401
+    found = getattr(found, "data_type", found)
+    if isinstance(found, CHAR):
+        return False  # it adds blanks
     if isinstance(found, String):
         longest = column.info.get("longest")
         return found.length is None or (longest is not None and found.length >= longest)

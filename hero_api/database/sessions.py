@@ -32,11 +32,11 @@ class ReadWriteSession(ReadOnlySession):
 
     async def hurry(self) -> None:
         """Wait for no lock for long, until the transaction ends."""
-        await self._fetch_if_any("hurry")
+        await _fetch_if_any(self, "hurry")
 
     async def check(self) -> None:
         """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
-        await self._fetch_if_any("check")
+        await check_constraints(self)
 
     @property
     def can_check(self) -> bool:
@@ -52,11 +52,6 @@ class ReadWriteSession(ReadOnlySession):
         """Write, and change nothing; return what a create would be told that finds no room."""
         error: ServiceError | None = await _module(self).probe(partial(fetch, self))
         return error
-
-    async def _fetch_if_any(self, name: str) -> None:
-        statement = _module(self).STATEMENTS.get(name)
-        if statement is not None:
-            await fetch(self, statement, {})
 
 
 class Engines(Protocol):
@@ -155,6 +150,17 @@ async def fetch(
             check()
         raise
     return rows
+
+
+async def check_constraints(session: AsyncSession) -> None:
+    """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
+    await _fetch_if_any(session, "check")
+
+
+async def _fetch_if_any(session: AsyncSession, name: str) -> None:
+    statement = _module(session).STATEMENTS.get(name)
+    if statement is not None:
+        await fetch(session, statement, {})
 
 
 def _module(session: AsyncSession) -> Any:  # noqa: ANN401 - sqlite or postgresql

@@ -56,6 +56,7 @@ class Stored(NamedTuple):
     row_id: int
     body: str | None
     is_stored: bool
+    is_taken: bool
     has_triggers: bool  # which may have changed the row since
 
 

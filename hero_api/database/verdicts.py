@@ -129,6 +129,17 @@ def judge(error: Exception) -> Verdict:
     return Verdict(Concerns.ITEM, error, is_undone=True)
 
 
+def is_hearsay(error: Exception) -> bool:
+    """Say whether an error may be a trigger's word alone.
+
+    A trigger on PostgreSQL may raise any state. A lost connection shows by itself; whether the
+    server is in trouble shows when the same statement runs without any items. Room is not asked
+    for then, and a server that only reads refuses that too.
+    """
+    state = getattr(_cause(error), "sqlstate", None)
+    return bool(state) and state not in {"53100", "25006", "55P03"}
+
+
 def describe(error: Exception) -> str:
     """Return the name and the message of an error of the database, in one line for the log.
 
@@ -147,7 +158,8 @@ def blame_statement(name: str, error: Exception) -> Exception:
     verdict = judge(error)
     if isinstance(verdict.told, RowLockedError):
         return BusyError()  # a lock on the whole table
-    if verdict.concerns is Concerns.STATEMENT:
+    is_old_plan = verdict.concerns is Concerns.MOMENT and isinstance(verdict.told, BrokenError)
+    if verdict.concerns is Concerns.STATEMENT or is_old_plan:
         return StatementError(f"{name}: {describe(error)}")
     return verdict.told
 

@@ -13,17 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from hero_api.database.pages import MAX_CHOSEN_ID
-from hero_api.database.postgresql.statements import LOCK
+from hero_api.database.postgresql.statements import LOCK, PATIENCE
 from hero_api.database.postgresql.watchdog import Watch
 from hero_api.database.schema import has_table, make_missing
 from hero_api.database.urls import shown
+from hero_api.database.verdicts import describe
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
 
-_LOCKED_ROWS = 4  # that are waited for at a time, each on a connection of its own
+_PATIENCE = 50  # milliseconds that a batch waits for what one of its items needs
+_LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
 # Unless the URL says otherwise: a host that is gone without a word is noticed within seconds.
 DEFAULTS = {
     "application_name": "hero-api",
@@ -38,13 +40,16 @@ _MARGIN = 0.5  # seconds that the server has to end a statement itself when its 
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
 _OLD_PLAN = "0A000"  # and that of a prepared statement whose table was altered
 STATEMENTS = {  # see `ReadWriteSession`
-    "hurry": "SET LOCAL lock_timeout = '200ms'",
+    "hurry": f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'",
     "check": "SET CONSTRAINTS ALL IMMEDIATE",
 }
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
 _ID = text("""
     SELECT attidentity = 'a' AS is_always, pg_get_serial_sequence(:table, 'id') AS sequence,
            has_sequence_privilege(pg_get_serial_sequence(:table, 'id'), 'UPDATE') AS may_set,
+           has_sequence_privilege(pg_get_serial_sequence(:table, 'id'), 'USAGE, SELECT')
+               AS may_look,
+           (SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = attrelid) AS is_table,
            EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisunique AND indisvalid
                    AND indimmediate AND indpred IS NULL AND indnkeyatts = 1
                    AND indkey[0] = attnum) AS is_unique
@@ -68,6 +73,7 @@ class PostgreSQL:
             "idle_in_transaction_session_timeout": int(settings.request_timeout * 1000) or 1,
             # It compiles the statement of several pages for longer than that takes.
             "jit": "off",
+            PATIENCE: _PATIENCE,
         }
         self.writer = _create_engine(settings.url, settings, parameters, pool_size=1 + _LOCKED_ROWS)
         self.reader = _create_engine(
@@ -192,11 +198,14 @@ def _check_id(connection: Connection, table: Table) -> None:
     """Refuse ids that the service cannot draw or choose; let the sequence catch up with them."""
     name = connection.dialect.identifier_preparer.format_table(table)
     found = connection.execute(_ID, {"table": name}).one()
+    if not found.is_table:
+        raise StartError(f"its {table.name} is no table; make one, and copy the rows into it")
     if not found.is_unique:
         raise StartError(f"its table {table.name} has no primary key (id); make one")
     if found.sequence is None:
         raise StartError(
-            f"its table {table.name} draws no ids from a sequence; make its id a bigserial"
+            f"its table {table.name} has no sequence of its own; make its id a bigserial, or let "
+            f"the table own the one that it has: ALTER SEQUENCE ... OWNED BY {name}.id"
         )
     if found.is_always:
         raise StartError(
@@ -206,7 +215,9 @@ def _check_id(connection: Connection, table: Table) -> None:
     # Who copied rows in has left the sequence behind them.
     last, chosen = func.max(table.c.id), table.c.id.between(1, MAX_CHOSEN_ID)
     drawn = func.pg_sequence_last_value(cast(found.sequence, REGCLASS))
-    is_behind = connection.scalar(select(last >= func.coalesce(drawn, 1)).where(chosen))
+    is_behind = found.may_look and connection.scalar(
+        select(last >= func.coalesce(drawn + 1, 1)).where(chosen)
+    )
     if not found.may_set:
         logger.warning(
             "This role may not set the sequence %s%s: ids that clients choose are refused. "
@@ -217,4 +228,10 @@ def _check_id(connection: Connection, table: Table) -> None:
     elif is_behind:
         connection.execute(_LOCK)
         following = func.greatest(func.nextval(found.sequence), last + 1)
-        connection.execute(select(func.setval(found.sequence, following, false())).where(chosen))
+        try:
+            with connection.begin_nested():
+                connection.execute(
+                    select(func.setval(found.sequence, following, false())).where(chosen)
+                )
+        except DBAPIError as error:
+            logger.warning("The sequence %s cannot go on: %s", found.sequence, describe(error))

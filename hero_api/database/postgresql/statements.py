@@ -32,11 +32,13 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
+from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.statements import ONE, ZERO, Filter, Statements, Stored, text
 
 # The key of the lock that orders whoever makes a table or moves its sequence: "hero" in ASCII.
 LOCK = 0x6865726F
-_ROW_PATIENCE = "200"  # milliseconds that a batch waits for what one of its items needs
+# The name of a setting of ours: how many milliseconds a batch waits for what one item needs.
+PATIENCE = "hero_api.patience"
 _POSITION = "_position"  # of an item in its batch
 
 
@@ -54,6 +56,8 @@ class PostgreSQLStatements(Statements):
 
     def __init__(self, of: Table, filters: Mapping[str, Filter]) -> None:
         super().__init__(of, filters)
+        self.probe = self.create  # of nothing: it meets all that a create would
+        self.catch_up = self.compile(self._catch_up())
         # By whether ids are drawn (False) or chosen (True), or neither (None), and whether to wait.
         self._locks = {
             (chosen, wait): self.compile(self._lock(chosen=chosen, wait=wait))
@@ -75,11 +79,17 @@ class PostgreSQLStatements(Statements):
 
     def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
         """Say what `create` made of its items; each row has the position of one."""
-        if any(position is None for position, *_ in rows) or len(rows) != count:
-            return None  # one was stored under an id that nobody drew
+        order = [(number, drawn) for _, drawn, number, *_ in rows if number is not None]
+        if (
+            len(rows) != count
+            or any(position is None for position, *_ in rows)
+            # A trigger has exchanged ids.
+            or [drawn for _, drawn in sorted(order)] != sorted(drawn for _, drawn in order)
+        ):
+            return None
         return [
-            Stored(position, drawn, body, stored is not None, has_triggers)
-            for position, drawn, stored, body, has_triggers in rows
+            Stored(position, drawn, body, number is not None, is_taken, has_triggers)
+            for position, drawn, number, body, is_taken, has_triggers in rows
         ]
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:
@@ -126,9 +136,22 @@ class PostgreSQLStatements(Statements):
             "drawn",
         )
         stored = self._insert(select(*(item.c[name] for name in self.names)))
+        # In the order in which they were stored, in which the ids were drawn.
+        numbered = select(*stored.c, func.row_number().over().label(_POSITION)).cte("numbered")
+        # As it was before this statement: what a trigger has stored itself was not taken.
+        is_taken = exists().where(self.key == item.c.id)
         return select(
-            item.c[_POSITION], item.c.id, stored.c.id, self.json(stored), self._has_triggers()
-        ).select_from(item.join(stored, item.c.id == stored.c.id, full=True))
+            item.c[_POSITION],
+            item.c.id,
+            numbered.c[_POSITION],
+            self.json(stored),
+            is_taken,
+            self._has_triggers(),
+        ).select_from(
+            item.join(numbered, item.c.id == numbered.c.id, full=True).outerjoin(
+                stored, stored.c.id == numbered.c.id
+            )
+        )
 
     def _create_chosen(self) -> ClauseElement:
         locked, records = self._locked(chosen=True), self._records()
@@ -148,6 +171,16 @@ class PostgreSQLStatements(Statements):
             stored, moved
         )
 
+    def _catch_up(self) -> ClauseElement:
+        """Set the sequence behind the ids of the table."""
+        locked, sequence = self._locked(chosen=True), self._sequence()
+        last = select(func.max(self.key)).where(self.key <= literal_column(str(MAX_CHOSEN_ID)))
+        following = func.greatest(
+            func.nextval(sequence, type_=BigInteger), last.scalar_subquery() + ONE
+        )
+        moved = func.setval(sequence, following, literal_column("false"))
+        return select(moved).select_from(locked)
+
     def _insert(self, source: Select[Any]) -> CTE:
         insert = postgresql.insert(self.table).from_select(self.names, source)
         insert = insert.on_conflict_do_nothing(index_elements=[self.key])
@@ -161,8 +194,8 @@ class PostgreSQLStatements(Statements):
             .select_from(each.join(self.table, self.key == cast(_field(each, "id"), BigInteger)))
             .where(self._is_one_of_ids())
             .order_by(self.key)
-            .with_for_update(of=self.table, skip_locked=True)
-            .subquery("found")
+            .with_for_update(of=self.table, key_share=True, skip_locked=True)
+            .cte("found")
         )
         values = {
             name: case(
@@ -174,7 +207,9 @@ class PostgreSQLStatements(Statements):
         }
         update = self.table.update().values(values).where(self.key == found.c.locked)
         updated = update.returning(*self.table.columns).cte("updated")
-        return select(updated.c.id, self.json(updated), self._has_triggers())
+        return select(
+            found.c.locked, updated.c.id.is_not(None), self.json(updated), self._has_triggers()
+        ).select_from(found.outerjoin(updated, updated.c.id == found.c.locked))
 
     def _delete(self) -> ClauseElement:
         found = (
@@ -182,9 +217,13 @@ class PostgreSQLStatements(Statements):
             .where(self._is_one_of_ids())
             .order_by(self.key)
             .with_for_update(of=self.table, skip_locked=True)
-            .subquery("found")
+            .cte("found")
         )
-        return self.table.delete().where(self.key == found.c.locked).returning(self.key)
+        delete = self.table.delete().where(self.key == found.c.locked).returning(self.key)
+        deleted = delete.cte("deleted")
+        return select(found.c.locked, deleted.c.id.is_not(None)).select_from(
+            found.outerjoin(deleted, deleted.c.id == found.c.locked)
+        )
 
     def _lock(self, *, chosen: bool | None, wait: bool) -> ClauseElement:
         rows = select(self.key).where(self._is_one_of_ids()).order_by(self.key)
@@ -192,7 +231,8 @@ class PostgreSQLStatements(Statements):
             locked = self._locked(chosen=chosen)
             # Also where there is no row to lock.
             rows = rows.where(exists(select(ONE).select_from(locked)))
-        return rows.with_for_update(of=self.table, skip_locked=not wait)
+        # A row that others refer to meanwhile can be changed, but not deleted.
+        return rows.with_for_update(of=self.table, key_share=not wait, skip_locked=not wait)
 
 
 def _field(items: FromClause, name: str) -> ColumnElement[Any]:
@@ -204,5 +244,6 @@ def _materialized(source: Select[Any], name: str) -> CTE:
 
 
 def _impatience() -> list[ColumnElement[Any]]:
-    patience = func.set_config(text("lock_timeout"), text(_ROW_PATIENCE), literal_column("true"))
+    patience = func.current_setting(text(PATIENCE))
+    patience = func.set_config(text("lock_timeout"), patience, literal_column("true"))
     return [patience.label("patience")]

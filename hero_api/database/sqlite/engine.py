@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
 from hero_api.database.schema import has_table, make_missing
-from hero_api.database.sqlite.file import beside, check_file, existing_file, identity, unusable
+from hero_api.database.sqlite.file import beside, check_file, existing_file, identity, unusable, uri
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.settings import Settings
 
@@ -75,6 +75,7 @@ class SQLite:
         # They stay as long as the writing connection: what it writes into a deleted one is lost.
         self._own_files = [beside(self._path, suffix) for suffix in ("-wal", "-shm")]
         self._beside: Sequence[object] = ()
+        self._guard: sqlite3.Connection | None = None
         for engine in (self.writer, self.reader):
             event.listen(engine.sync_engine, "do_connect", self._check_identity)
             event.listen(engine.sync_engine, "connect", self._let_files_be_checked)
@@ -95,18 +96,27 @@ class SQLite:
             raise unusable(self._path, str(cause)) from error
 
     async def dispose(self) -> None:
-        """Close every connection, the writing one last: the last one out checkpoints."""
+        """Close every connection: the last one that can write checkpoints, and deletes the WAL."""
+        guard, self._guard = self._guard, None
+        if guard and self._has_own_log():
+            guard.close()
         await self.reader.dispose()
         await self.writer.dispose()
+        if guard:
+            guard.close()
 
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
         Where another holds the file, or a batch its connection, it stays until the next start.
-        One that was opened and then replaced gets what is its own: SQLite holds it open.
+        One that was opened and then replaced gets what is its own: SQLite holds it open. Not so
+        where another process has begun a WAL in the place of a deleted one: what it has written
+        since would be overwritten.
         """
         try:
-            if not _is_in_use(self.writer):
+            if not self._has_own_log():
+                logger.warning("%s has another WAL than this service's, which is left", self._path)
+            elif not _is_in_use(self.writer):
                 await self._pragma("busy_timeout=0")
                 await self._pragma("wal_checkpoint(TRUNCATE)")
         except (SQLAlchemyError, sqlite3.Error, ServiceError, OSError) as error:
@@ -121,6 +131,19 @@ class SQLite:
         if not all(exist):
             async with self.writer.begin() as connection:
                 await connection.run_sync(make_missing, tables)
+        # What has connected before there was a WAL would not notice that it was deleted.
+        await self.reader.dispose()
+        # It can only read, and while it is open SQLite neither checkpoints nor deletes the WAL
+        # when a connection closes.
+        self._guard = sqlite3.connect(
+            uri(self._path, "?mode=ro"), uri=True, check_same_thread=False
+        )
+        self._guard.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+    def _has_own_log(self) -> bool:
+        """Say whether the WAL beside the file is the writer's, or there is none."""
+        found = [*map(identity, self._own_files)]
+        return not self._beside or self._beside == found or not any(found)
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""

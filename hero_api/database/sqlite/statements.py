@@ -75,7 +75,7 @@ class SQLiteStatements(Statements):
         if len(drawn) != count or (count and drawn[-1][0] - drawn[0][0] != count - 1):
             return None
         return [
-            Stored(position, row_id, body, is_stored=True, has_triggers=bool(has_triggers))
+            Stored(position, row_id, body, True, False, bool(has_triggers))  # noqa: FBT003
             for position, (row_id, body, has_triggers) in enumerate(drawn)
         ]
 
@@ -163,10 +163,10 @@ class SQLiteStatements(Statements):
             if name != self.key.name
         }
         update = self.table.update().values(values).where(self.key == _item(items, self.key.name))
-        return update.returning(self.key, self.json(self.table), self._has_triggers())
+        return update.returning(self.key, true(), self.json(self.table), self._has_triggers())
 
     def _delete(self) -> ClauseElement:
-        return self.table.delete().where(self._is_one_of_ids()).returning(self.key)
+        return self.table.delete().where(self._is_one_of_ids()).returning(self.key, true())
 
 
 def _each(name: str) -> TableValuedAlias:
