@@ -202,6 +202,12 @@ async def test_a_session_expires_its_objects_afterwards_as_it_did_before(
     assert inspect(hero).expired == expires
 
 
+async def test_a_service_with_an_overridden_session_is_ready(
+    on_session: httpx.AsyncClient,
+) -> None:
+    assert (await on_session.get("/readyz")).status_code == 200
+
+
 async def test_calls_on_the_tests_session_wait_for_each_other(
     on_session: httpx.AsyncClient, hero: Hero
 ) -> None:
