@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Hero API",
         lifespan=_lifespan,
-        telemetry=_NO_TELEMETRY,
+        telemetry=None if settings.telemetry else _NO_TELEMETRY,
         responses={
             status: {"model": Problem, "description": description}
             for status, description in _EVERYWHERE.items()

@@ -95,6 +95,11 @@ class Settings(BaseSettings):
         description="JSON list of the origins whose pages may call the service from a browser",
     )
 
+    telemetry: bool = Field(
+        default=False,
+        description="whether FastAPI reports each request to OpenTelemetry's providers",
+    )
+
     @field_validator("token")
     @classmethod
     def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
