@@ -38,9 +38,14 @@ class FastRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         self.is_fast = _is_simple(self)
         if self.is_fast:
-            dependencies = self.dependant.dependencies
-            self._checks = [each for each in dependencies if _is_check(each)]
-            self._dependencies = [each for each in dependencies if not _is_check(each)]
+            only = self.dependant
+            self._path = [(field.name, field.validate) for field in only.path_params]
+            self._query = [(field.name, field.validate) for field in only.query_params]
+            self._body = [(field.name, field.validate) for field in only.body_params]
+            self._checks = [_call(each) for each in only.dependencies if _is_check(each)]
+            self._dependencies = [
+                (each.name, _call(each)) for each in only.dependencies if not _is_check(each)
+            ]
             self._fastapi = self.app
             self.app = self._serve
 
@@ -57,46 +62,47 @@ class FastRoute(APIRoute):
         if not getattr(self.dependency_overrides_provider, "dependency_overrides", None):
             # Before the body is read: a client without the token learns nothing else.
             for check in self._checks:
-                await _call(check, request)
-            body = await request.body() if self.body_field else b""
-            values = self._read(request, body)
+                await check(request)
+            values = self._read(request, await request.body() if self._body else b"")
         if values is None:
             await self._fastapi(scope, _again(received, receive), send)
             return
-        for dependency in self._dependencies:
-            value = await _call(dependency, request)
-            if dependency.name is not None:
-                values[dependency.name] = value
+        for name, call in self._dependencies:
+            value = await call(request)
+            if name is not None:
+                values[name] = value
         response: Response = await self.endpoint(**values)
         await response(scope, receive, send)
 
     def _read(self, request: Request, body: bytes) -> dict[str, Any] | None:
         """Return the handler's parameters; None of a request that FastAPI is to judge."""
-        dependant = self.dependant
-        given: list[tuple[Any, object]] = []
-        given += [(field, request.path_params[field.name]) for field in dependant.path_params]
-        given += [(field, dict(request.query_params)) for field in dependant.query_params]
-        if self.body_field:
+        values: dict[str, Any] = {}
+        for name, validate in self._path:
+            values[name], errors = validate(request.path_params[name])
+            if errors:
+                return None
+        for name, validate in self._query:
+            values[name], errors = validate(dict(request.query_params))
+            if errors:
+                return None
+        for name, validate in self._body:
             if request.headers.get("content-type") != "application/json":
                 return None
             try:
                 # Twice as fast as the standard library; what only that one takes, FastAPI reads.
-                given.append((self.body_field, from_json(body)))
+                values[name], errors = validate(from_json(body))
             except ValueError:
                 return None
-        values: dict[str, Any] = {}
-        for field, value in given:
-            values[field.name], errors = field.validate(value)
             if errors:
                 return None
         return values
 
 
-def _call(dependency: Dependant, request: Request) -> Awaitable[Any]:
+def _call(dependency: Dependant) -> Callable[[Request], Awaitable[Any]]:
+    """Return the dependency as a function of the request."""
     call: Any = dependency.call
     name = dependency.request_param_name
-    called: Awaitable[Any] = call() if name is None else call(**{name: request})
-    return called
+    return (lambda _: call()) if name is None else (lambda request: call(**{name: request}))
 
 
 def _again(received: Sequence[Message], receive: Receive) -> Receive:

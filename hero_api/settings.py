@@ -97,7 +97,7 @@ class Settings(BaseSettings):
 
     telemetry: bool = Field(
         default=False,
-        description="whether FastAPI reports requests to the process's OpenTelemetry providers",
+        description="whether FastAPI reports each request to OpenTelemetry's providers",
     )
 
     @field_validator("token")

@@ -491,9 +491,9 @@ async def test_any_dependency_of_the_route_is_solved_as_fastapi_does(dependency:
         {"dependencies": [Depends(count_calls)]},
         {"max_body_size": 3},
     ],
-    ids="-".join,
+    ids=["status_code", "response_class", "response_model", "dependencies", "max_body_size"],
 )
-@pytest.mark.parametrize("handler", [a_model, answers(Sum)])
+@pytest.mark.parametrize("handler", [a_model, answers(Sum)], ids=["returns a model", "a response"])
 async def test_any_option_of_a_route_works_as_with_fastapi(
     handler: Handler, options: dict[str, Any]
 ) -> None:

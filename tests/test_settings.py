@@ -27,6 +27,7 @@ GIVEN = [
     ("CLIENT_TIMEOUT", "2.5", 2.5),
     ("TOKEN", "a token of the test", SecretStr("a token of the test")),
     ("GUARD", "writes", "writes"),
+    ("TELEMETRY", "true", True),
     ("CORS_ORIGINS", '["https://heroes.example"]', ["https://heroes.example"]),
 ]
 BAD = [
@@ -64,6 +65,7 @@ BAD = [
     ("TOKEN", " " * 20),
     ("TOKEN", "a token of the test\n"),
     ("GUARD", "reads"),
+    ("TELEMETRY", "maybe"),
     ("CORS_ORIGINS", '["https://heroes.example/"]'),
     ("CORS_ORIGINS", '["heroes.example"]'),
     ("CORS_ORIGINS", "https://heroes.example"),

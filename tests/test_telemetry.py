@@ -1,0 +1,52 @@
+"""FastAPI's telemetry is off, unless the setting says that it is on."""
+
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+
+from hero_api.app import create_app
+from hero_api.settings import Settings
+from hero_api.testing import running
+
+
+class Recorder(trace.NoOpTracer, trace.TracerProvider):
+    """A provider of tracers, and the only one of them: it takes note of each span's name."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:  # noqa: ANN401
+        return self
+
+    def start_span(self, name: str, *arguments: Any, **options: Any) -> trace.Span:  # noqa: ANN401
+        self.names.append(name)
+        return super().start_span(name, *arguments, **options)
+
+    def start_as_current_span(self, name: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        self.names.append(name)
+        return super().start_as_current_span(name, *arguments, **options)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """The provider that the process has."""
+    recorder = Recorder()
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: recorder)
+    return recorder
+
+
+async def test_nothing_is_reported_by_default(settings: Settings, recorder: Recorder) -> None:
+    async with running(create_app(settings)) as client:
+        assert (await client.get("/heroes/")).status_code == 200
+    assert recorder.names == []
+
+
+async def test_a_request_is_reported_whole_where_telemetry_is_set(
+    settings: Settings, recorder: Recorder
+) -> None:
+    reporting = settings.model_copy(update={"telemetry": True})
+    async with running(create_app(reporting)) as client:
+        assert (await client.get("/heroes/")).status_code == 200
+    assert recorder.names[:2] == ["GET", "fastapi.dependencies"]
+    assert recorder.names[-1] == "fastapi.endpoint"
