@@ -2,7 +2,7 @@
 
 import sys
 
-from hero_api.signals import end_at_once
+from hero_api.server.signals import end_at_once
 
 
 def main() -> None:

@@ -7,16 +7,17 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 
-from hero_api import operations, routes
+from hero_api import routes
 from hero_api.batching import BatchQueues
-from hero_api.body_limit import BodyLimitMiddleware
 from hero_api.database.sessions import open_database
-from hero_api.exception_handlers import add_exception_handlers
 from hero_api.heroes import heroes
 from hero_api.models import Problem
-from hero_api.server_error import ServerErrorMiddleware
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
+from hero_api.web import operations
+from hero_api.web.body_limit import BodyLimitMiddleware
+from hero_api.web.exception_handlers import add_exception_handlers
+from hero_api.web.server_error import ServerErrorMiddleware
 
 _EVERYWHERE = {
     400: "The body cannot be parsed",

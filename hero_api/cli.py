@@ -29,8 +29,8 @@ def serve(
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
-    from hero_api import server
     from hero_api.app import create_app
+    from hero_api.server import server
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()

@@ -8,10 +8,10 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
 from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
-from hero_api.fast_route import FastRoute
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
+from hero_api.web.fast_route import FastRoute
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 _Responses = dict[int | str, dict[str, Any]]

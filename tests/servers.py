@@ -16,7 +16,7 @@ SERVE = ("-m", "hero_api", "serve", "--port", "0")
 
 UNPRIVILEGED = """
 import os, sys
-import hero_api.app, hero_api.commands.check, hero_api.cli, hero_api.server
+import hero_api.app, hero_api.commands.check, hero_api.cli, hero_api.server.server
 if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)

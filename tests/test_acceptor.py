@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hero_api.acceptor import Acceptor
+from hero_api.server.acceptor import Acceptor
 
 PATIENCE = 20  # seconds
 

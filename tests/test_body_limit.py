@@ -6,7 +6,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from hero_api.body_limit import BodyLimitMiddleware
+from hero_api.web.body_limit import BodyLimitMiddleware
 
 LIMIT = 1_000  # bytes
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "REPORT"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hero_api.buffered_transport import BufferedTransport
+from hero_api.server.buffered_transport import BufferedTransport
 
 
 class Wire(asyncio.Transport):

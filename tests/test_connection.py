@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from hero_api.connection import Connection, Connections
-from hero_api.lifecycle import RequestLifecycleMiddleware
+from hero_api.server.client_protocol import Connection, ProtocolFactory
+from hero_api.server.lifecycle import RequestLifecycleMiddleware
 
 from .servers import Server, serving
 
@@ -552,7 +552,7 @@ def test_clients_that_leave_before_they_are_taken_in_are_neither_answered_nor_lo
     assert log_size(patient) == before
 
 
-# Connections of this process
+# ProtocolFactory of this process
 
 
 class _Transport(asyncio.Transport):
@@ -583,7 +583,7 @@ class _Transport(asyncio.Transport):
 
 
 class Crowd:
-    """Connections of this process, to an application that answers from `answering` on."""
+    """ProtocolFactory of this process, to an application that answers from `answering` on."""
 
     def __init__(self) -> None:
         self.begun: list[Scope] = []
@@ -592,7 +592,7 @@ class Crowd:
         self._state = ServerState()
         self._app = RequestLifecycleMiddleware(self._answer)
         self._config = Config(self._begin, interface="asgi3", access_log=False)
-        self._connections = Connections(TIMEOUT, WAITING)
+        self._connections = ProtocolFactory(TIMEOUT, WAITING)
 
     def connect(self) -> tuple[Connection, _Transport]:
         made = self._connections(config=self._config, server_state=self._state, app_state={})
@@ -630,7 +630,7 @@ class Crowd:
 @pytest.fixture
 async def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
     """A crowd whose requests are passed over by nobody."""
-    monkeypatch.setattr("hero_api.entrance._PATIENCE", UNTOUCHED)
+    monkeypatch.setattr("hero_api.server.admission._PATIENCE", UNTOUCHED)
     return Crowd()
 
 
@@ -753,7 +753,7 @@ async def test_empty_lines_do_not_keep_a_connection_open(crowd: Crowd) -> None:
 async def test_a_client_that_leaves_while_it_has_to_rest_is_no_error(
     crowd: Crowd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hero_api.connection._REST", (0.05, 0.05))
+    monkeypatch.setattr("hero_api.server.client_protocol._REST", (0.05, 0.05))
     errors: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
     connection, _ = crowd.connect()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from hero_api.entrance import Entrance
+from hero_api.server.admission import AdmissionLimiter
 
 ROOM = 64
 WAITING = 1_000
@@ -25,7 +25,7 @@ class Visit:
     """An entrance, and those who come to it."""
 
     def __init__(self) -> None:
-        self.entrance = Entrance(WAITING)
+        self.entrance = AdmissionLimiter(WAITING)
         self._begun: asyncio.Queue[Visitor] = asyncio.Queue()
 
     def come(self, count: int) -> tuple[list[Visitor], list[bool]]:

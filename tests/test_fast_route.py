@@ -30,11 +30,11 @@ from pydantic import BaseModel, Field
 from hero_api.app import create_app
 from hero_api.dependencies import ReadSession
 from hero_api.errors import NotFoundError
-from hero_api.fast_route import FastRoute
 from hero_api.heroes import heroes
 from hero_api.models import HeroCreate
 from hero_api.settings import Settings
 from hero_api.testing import running
+from hero_api.web.fast_route import FastRoute
 
 from .test_bad_input import BAD, Request
 

@@ -25,8 +25,14 @@ del MODULES[""]
 
 # From the ground up: a module imports only from the floors below its own.
 FLOORS = [
-    {"acceptor", "buffered_transport", "entrance", "errors", "signals"},
-    {"database", "database.sqlite", "database.postgresql", "commands"},
+    {
+        "server.acceptor",
+        "server.buffered_transport",
+        "server.admission",
+        "errors",
+        "server.signals",
+    },
+    {"database", "database.sqlite", "database.postgresql", "commands", "server", "web"},
     {"database.urls", "database.pages", "database.verdicts", "database.columns"},
     {"settings", "models", "database.schema", "database.transfer", "commands.progress"},
     {"database.statements"},
@@ -39,11 +45,11 @@ FLOORS = [
     {"batching"},
     {"storage", "commands.copy", "commands.check"},
     {"heroes"},
-    {"body_limit", "dependencies", "exception_handlers", "parser"},
-    {"fast_route"},
-    {"routes", "operations", "server_error", "connection", "workers"},
-    {"app", "lifecycle"},
-    {"main", "server", "testing"},
+    {"web.body_limit", "dependencies", "web.exception_handlers", "server.http_protocol"},
+    {"web.fast_route"},
+    {"routes", "web.operations", "web.server_error", "server.client_protocol", "server.workers"},
+    {"app", "server.lifecycle"},
+    {"main", "server.server", "testing"},
     {"cli"},
     {"__main__"},
 ]

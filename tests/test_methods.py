@@ -18,7 +18,7 @@ UNTOUCHED = 30.0  # seconds: what has no promised deadline must still end
 PROGRAM = """
 from fastapi import Request
 from hero_api.app import create_app
-from hero_api.server import serve
+from hero_api.server.server import serve
 from hero_api.settings import Settings
 
 async def size(request: Request) -> int:

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.server_error import ServerErrorMiddleware
+from hero_api.web.server_error import ServerErrorMiddleware
 
 SOON = 10.0  # seconds: far more than anything here takes
 

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from hero_api.app import create_app
-from hero_api.database.postgresql.watchdog import Watch
+from hero_api.database.postgresql.watchdog import ConnectionWatchdog
 from hero_api.settings import Settings
 from hero_api.testing import running
 
@@ -147,7 +147,7 @@ async def test_a_server_that_answered_while_this_process_stood_still_was_not_sil
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_async_engine(Settings(database_url=cluster.new_schema()).url)
-    watch = Watch(engine, DEADLINE)
+    watch = ConnectionWatchdog(engine, DEADLINE)
     async with engine.connect() as connection:
         asked = asyncio.create_task(connection.execute(text("SELECT 1")))
         for _ in range(10):  # turns of the loop: the statement is sent

@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK, PATIENCE
-from hero_api.database.postgresql.watchdog import Watch
+from hero_api.database.postgresql.watchdog import ConnectionWatchdog
 from hero_api.database.schema import has_table, make_missing
 from hero_api.database.urls import shown
 from hero_api.database.verdicts import describe
@@ -86,7 +86,8 @@ class PostgreSQL:
         )
         self._patience = settings.request_timeout + _MARGIN
         self._watches = [
-            Watch(engine, max(_START, self._patience)) for engine in (self.writer, self.reader)
+            ConnectionWatchdog(engine, max(_START, self._patience))
+            for engine in (self.writer, self.reader)
         ]
 
     async def prepare(self, tables: Sequence[Table]) -> None:

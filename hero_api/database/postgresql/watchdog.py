@@ -31,7 +31,7 @@ class _Use(NamedTuple):
     timer: asyncio.TimerHandle
 
 
-class Watch:
+class ConnectionWatchdog:
     """Cuts connections that are in use for more than `patience` seconds; replaces dead ones.
 
     A frozen host takes every byte and answers none. Whoever waits for it waits for ever, and to

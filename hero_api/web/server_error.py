@@ -5,7 +5,7 @@ import traceback
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.exception_handlers import fault_response
+from hero_api.web.exception_handlers import fault_response
 
 
 class ServerErrorMiddleware:

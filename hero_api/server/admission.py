@@ -21,14 +21,14 @@ def is_get(data: bytes) -> bool:
     return data.startswith(_GETS) and data.endswith(b"\r\n\r\n")
 
 
-class Guest(Protocol):
+class Admitted(Protocol):
     """What comes to the entrance."""
 
     def begin(self) -> None:
         """Begin: there is room now."""
 
 
-class Entrance:
+class AdmissionLimiter:
     """Lets guests begin in the order in which they came, while there is room.
 
     One that stays for longer than `_PATIENCE` needs no room: what holds it up holds up no others.
@@ -38,12 +38,12 @@ class Entrance:
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
         self._loop = asyncio.get_running_loop()
-        self._inside: dict[Guest, float] = {}  # since when
-        self._waiting: OrderedDict[Guest, None] = OrderedDict()
+        self._inside: dict[Admitted, float] = {}  # since when
+        self._waiting: OrderedDict[Admitted, None] = OrderedDict()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def enter(self, guest: Guest) -> bool:
+    def enter(self, guest: Admitted) -> bool:
         """Say whether `guest` may begin now; where not, it is told when it may, and comes again."""
         if guest in self._inside:
             return True
@@ -57,7 +57,7 @@ class Entrance:
             self._timer = self._loop.call_later(_PATIENCE, self._pass_over)
         return False
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: Admitted) -> None:
         """Take note that `guest` has ended, or will not begin any more."""
         self._waiting.pop(guest, None)
         self._inside.pop(guest, None)

@@ -13,11 +13,11 @@ _OFFER = re.compile(rb"\nupgrade(?=:)", re.IGNORECASE)
 _LONGEST = len(b"\nupgrade")
 
 
-class Place(Enum):
+class ParseState(Enum):
     """Where the next byte that arrives belongs."""
 
-    BETWEEN = auto()  # to no message that has begun
-    HEAD = auto()
+    IDLE = auto()  # to no message that has begun
+    HEADERS = auto()
     BODY = auto()
 
 
@@ -29,7 +29,7 @@ class Parser(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
-        self.place = Place.BETWEEN
+        self.place = ParseState.IDLE
         self.requests = 0  # whose heads have arrived
         self.progress = 0  # counts these, and pieces of bodies
         self.is_lost = False  # a request leaves the protocol: nobody knows what follows it
@@ -51,7 +51,7 @@ class Parser(HttpToolsProtocol):
             self._parse(seen[passed : offer.end()])
             passed = offer.end()
             # The parser knows whether it stands in a head now, or in a body that looks like one.
-            if self.place is Place.HEAD:
+            if self.place is ParseState.HEADERS:
                 self._parse(b"d")
         self._parse(seen[passed:])
 
@@ -61,12 +61,12 @@ class Parser(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Take note that a head begins."""
-        self.place = Place.HEAD
+        self.place = ParseState.HEADERS
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Take note that a head has arrived."""
-        self.place = Place.BODY
+        self.place = ParseState.BODY
         self.requests += 1
         self.progress += 1
         self.is_lost = self.parser.should_upgrade()
@@ -83,7 +83,7 @@ class Parser(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take note that a request has arrived."""
-        self.place = Place.BETWEEN
+        self.place = ParseState.IDLE
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NoReturn
 
 from hero_api.errors import StartError
-from hero_api.signals import stop_signals
+from hero_api.server.signals import stop_signals
 
 _SHORT_LIFE = 5.0  # seconds: who dies within them is started again after a pause
 _PAUSE = 1.0  # seconds

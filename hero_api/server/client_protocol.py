@@ -11,9 +11,9 @@ from collections import deque
 from http import HTTPStatus
 from typing import Any, cast
 
-from hero_api.buffered_transport import BufferedTransport
-from hero_api.entrance import Entrance, is_get
-from hero_api.parser import Parser, Place
+from hero_api.server.admission import AdmissionLimiter, is_get
+from hero_api.server.buffered_transport import BufferedTransport
+from hero_api.server.http_protocol import Parser, ParseState
 
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
 _MAX_HEAD = 65_536  # bytes
@@ -22,7 +22,7 @@ _RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
 _REST = 0.3, 0.6  # seconds that a client is not listened to when it came back sooner, in vain
 
 
-class Connections:
+class ProtocolFactory:
     """The open connections of a server: what makes its protocols, as uvicorn has it.
 
     A client may take `timeout` seconds to send a request, as long to read an answer, and as long
@@ -31,7 +31,7 @@ class Connections:
 
     def __init__(self, timeout: float, max_waiting: int) -> None:
         self.open: set[Connection] = set()
-        self._entrance = Entrance(max_waiting)
+        self._entrance = AdmissionLimiter(max_waiting)
         self._timeout = timeout
         self._time = asyncio.get_running_loop().time
 
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
 
     parser: Parser
 
-    def __init__(self, connections: "set[Connection]", entrance: Entrance) -> None:
+    def __init__(self, connections: "set[Connection]", entrance: AdmissionLimiter) -> None:
         self._connections = connections
         self._entrance = entrance
         self._is_outside = False
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         """Say whether what arrives has to wait: for room, a rest, or the request before it."""
         if self._is_outside or self._is_resting:
             return True
-        return self._under_way > 0 and self.parser.place is not Place.BODY
+        return self._under_way > 0 and self.parser.place is not ParseState.BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = BufferedTransport(cast("asyncio.Transport", transport))
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.parser.is_lost:
             return
-        is_new = not self._under_way and self.parser.place is Place.BETWEEN
+        is_new = not self._under_way and self.parser.place is ParseState.IDLE
         if is_new and not data.isspace():
             self._receives_since = None
         if len(data) > _SLICE or self._held or self._is_busy():
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._sends_since = None
-        if self._receives_since is not None and self.parser.place is Place.BETWEEN:
+        if self._receives_since is not None and self.parser.place is ParseState.IDLE:
             self._receives_since = self._time()
         self.parser.resume_writing()
 
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         self._time_client()
         if not self._under_way:
             self._entrance.leave(self)
-            if self.parser.place is Place.BETWEEN:
+            if self.parser.place is ParseState.IDLE:
                 self.parser.forget()
         if self.parser.is_lost and not self._under_way:
             transport.close()

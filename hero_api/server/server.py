@@ -15,16 +15,16 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from hero_api.acceptor import Acceptor
 from hero_api.batching import BatchQueues
-from hero_api.connection import Connections
 from hero_api.database.sqlite.engine import has_wal_reset_fault
 from hero_api.database.urls import shown
 from hero_api.errors import StartError
-from hero_api.lifecycle import RequestLifecycleMiddleware
+from hero_api.server.acceptor import Acceptor
+from hero_api.server.client_protocol import ProtocolFactory
+from hero_api.server.lifecycle import RequestLifecycleMiddleware
+from hero_api.server.signals import stop_signals
+from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
-from hero_api.signals import stop_signals
-from hero_api.workers import Worker, supervise
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
@@ -62,7 +62,7 @@ def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Work
 async def _serve(
     app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
 ) -> None:
-    connections = Connections(settings.client_timeout, settings.max_waiting)
+    connections = ProtocolFactory(settings.client_timeout, settings.max_waiting)
     config = uvicorn.Config(
         RequestLifecycleMiddleware(app),
         ws="none",
@@ -120,7 +120,7 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         app: FastAPI,
         listener: socket.socket,
-        connections: Connections,
+        connections: ProtocolFactory,
     ) -> None:
         super().__init__(config)
         self._app = app

@@ -6,7 +6,7 @@ It is passed along in ASGI's `state`.
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.connection import Connection
+from hero_api.server.client_protocol import Connection
 
 
 class RequestLifecycleMiddleware:

@@ -1,0 +1,1 @@
+"""How HTTP departs from stock FastAPI: the fast route, errors, limits, and what operators ask."""
