@@ -552,7 +552,7 @@ def test_clients_that_leave_before_they_are_taken_in_are_neither_answered_nor_lo
     assert log_size(patient) == before
 
 
-# ProtocolFactory of this process
+# Connections of this process
 
 
 class _Transport(asyncio.Transport):
@@ -583,7 +583,7 @@ class _Transport(asyncio.Transport):
 
 
 class Crowd:
-    """ProtocolFactory of this process, to an application that answers from `answering` on."""
+    """Connections of this process, to an application that answers from `answering` on."""
 
     def __init__(self) -> None:
         self.begun: list[Scope] = []

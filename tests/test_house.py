@@ -43,7 +43,7 @@ FLOORS = [
     {"batching.batch"},
     {"batching.queue"},
     {"batching"},
-    {"storage", "commands.copy", "commands.check"},
+    {"storage", "commands.copy", "commands.check", "commands.upgrade"},
     {"heroes"},
     {"web.body_limit", "dependencies", "web.exception_handlers", "server.http_protocol"},
     {"web.fast_route"},
