@@ -141,9 +141,12 @@ class SQLite:
         self._guard.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
     def _has_own_log(self) -> bool:
-        """Say whether the WAL beside the file is the writer's, or there is none."""
-        found = [*map(identity, self._own_files)]
-        return not self._beside or self._beside == found or not any(found)
+        """Say whether no other process has put a WAL, or its index, in the place of the writer's.
+
+        What was deleted, and nothing more, the writer still has open.
+        """
+        found = map(identity, self._own_files)
+        return all(each in {None, own} for each, own in zip(found, self._beside, strict=False))
 
     def _check_identity(self, *_: object) -> None:
         """Let no connection open, and no change begin, on another file than the first."""
