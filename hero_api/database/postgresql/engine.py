@@ -16,7 +16,7 @@ from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK
 from hero_api.database.postgresql.watchdog import Watch
 from hero_api.database.schema import has_table, make_missing
-from hero_api.database.urls import shown
+from hero_api.database.urls import reason, shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -93,8 +93,9 @@ class PostgreSQL:
                 await connection.run_sync(_prepare, tables)
         except (SQLAlchemyError, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            reason = " ".join(str(cause).split())
-            raise StartError(f"The database {shown(self._url)} cannot be used: {reason}") from error
+            raise StartError(
+                f"The database {shown(self._url)} cannot be used: {reason(cause or error)}"
+            ) from error
         for watch in self._watches:
             watch.patience = self._patience
 
