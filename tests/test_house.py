@@ -37,7 +37,7 @@ FLOORS = [
     {"batching.batch"},
     {"batching.queue"},
     {"batching"},
-    {"storage", "commands.copy", "commands.check"},
+    {"storage", "commands.copy", "commands.check", "commands.upgrade"},
     {"heroes"},
     {"body_limit", "dependencies", "exception_handlers", "parser"},
     {"fast_route"},

@@ -1,7 +1,7 @@
 """A table that a database has already, which may be of someone else's making."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Connection, SmallInteger, String, Table, inspect
@@ -22,10 +22,7 @@ def has_table(connection: Connection, table: Table) -> bool:
     if not inspector.has_table(table.name):
         return False
     columns = {column["name"]: column for column in inspector.get_columns(table.name)}
-    missing = [column for column in table.columns if column.name not in columns]
-    if missing:
-        names = ", ".join(column.name for column in missing)
-        raise StartError(f"its table {table.name} lacks {names}; run `hero-api upgrade`")
+    check_columns(table, columns)
     needed = [
         name
         for name, column in columns.items()
@@ -50,6 +47,14 @@ def has_table(connection: Connection, table: Table) -> bool:
                 _declared(connection, column) if is_sqlite else found,
             )
     return True
+
+
+def check_columns(table: Table, found: Collection[str], where: str = "") -> None:
+    """Raise `StartError` where the columns of these names are not all; `where` is said first."""
+    missing = [column.name for column in table.columns if column.name not in found]
+    if missing:
+        names = ", ".join(missing)
+        raise StartError(f"{where}its table {table.name} lacks {names}; run `hero-api upgrade`")
 
 
 def make_missing(connection: Connection, tables: Sequence[Table]) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID
 from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
+from hero_api.database.schema import check_columns
 from hero_api.database.transfer import Row, in_order, names_in_order
 from hero_api.database.urls import reason, shown
 from hero_api.errors import StartError
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _SEQUENCE = "SELECT pg_get_serial_sequence(%s, 'id')"
+_COLUMNS = """
+    SELECT array_agg(attname::text) FROM pg_attribute
+    WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+"""
 _PAGE = 400  # rows that the server sends at a time
 # The key of the lock that a copy holds on its target: "copy" in ASCII. One that was killed may
 # still be storing its last chunk there.
@@ -35,7 +40,7 @@ class PostgreSQLEndpoint:
     takes_nul = False
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
-        self._table = table.name
+        self._table = table
         quote = _DIALECT.identifier_preparer
         self._quoted = quote.format_table(table)
         self._columns = ", ".join(map(quote.quote, names_in_order(table)))
@@ -59,7 +64,10 @@ class PostgreSQLEndpoint:
                 raise
 
     def has_table(self) -> bool:
-        return bool(self._row("SELECT to_regclass(%s) IS NOT NULL", self._quoted)[0])
+        [names] = self._row(_COLUMNS, self._quoted)
+        if names:
+            check_columns(self._table, names, f"{self.name}: ")
+        return bool(names)
 
     def count(self) -> int:
         return int(self._row(f"SELECT count(*) FROM {self._quoted}")[0])
@@ -93,7 +101,8 @@ class PostgreSQLEndpoint:
         except self._psycopg.Error as error:
             # The server says in which line of what it was sent.
             line = re.match(r"COPY \D*(\d+)", error.diag.context or "")
-            which = f"cannot store {self._table} {chunk[int(line[1]) - 1][0]}: " if line else ""
+            table = self._table.name
+            which = f"cannot store {table} {chunk[int(line[1]) - 1][0]}: " if line else ""
             raise StartError(f"{self.name} {which}{reason(error)}") from error
 
     def finish(self, last_drawn: int) -> None:
