@@ -11,6 +11,7 @@ from sqlalchemy import Column, Connection, Table, inspect, literal, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.schema import ColumnCollectionConstraint, ScalarElementColumnDefault
 
+from hero_api.database.schema import columns_of
 from hero_api.database.sessions import make_engines
 from hero_api.database.urls import reason, shown
 from hero_api.errors import StartError
@@ -33,7 +34,7 @@ async def _upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]
     try:
         async with engines.writer.begin() as connection:
             return await connection.run_sync(_add, tables)
-    except (SQLAlchemyError, sqlite3.Error, StartError) as error:
+    except (SQLAlchemyError, sqlite3.Error, RuntimeError, StartError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         name = shown(settings.url) if settings.is_postgresql else settings.path
         raise StartError(f"Nothing was changed in {name}: {reason(cause or error)}") from error
@@ -63,10 +64,9 @@ def _add(connection: Connection, tables: Sequence[Table]) -> Sequence[str]:
 
 
 def _missing(connection: Connection, table: Table) -> Sequence[Column[Any]]:
-    inspector = inspect(connection)
-    if not inspector.has_table(table.name):
+    if not inspect(connection).has_table(table.name):
         return []
-    known = {column["name"] for column in inspector.get_columns(table.name)}
+    known = {column["name"] for column in columns_of(connection, table)}
     return [column for column in table.columns if column.name not in known]
 
 

@@ -1,14 +1,21 @@
 """A table that a database has already, which may be of someone else's making."""
 
 import logging
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, SmallInteger, String, Table, inspect
+from sqlalchemy import BigInteger, Column, Connection, SmallInteger, String, Table, inspect, text
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import LargeBinary, NullType
 
 from hero_api.database.columns import Kind, kind_of, kind_of_type
 from hero_api.errors import StartError
+
+# SQLite finds a table whatever the case of its name, but keeps it as it was written.
+_SQLITE_NAME = text(
+    "SELECT name FROM sqlite_master WHERE name = :name COLLATE NOCASE AND type IN ('table', 'view')"
+)
 
 logger = logging.getLogger("hero_api")
 
@@ -21,7 +28,12 @@ def has_table(connection: Connection, table: Table) -> bool:
     inspector = inspect(connection)
     if not inspector.has_table(table.name):
         return False
-    columns = {column["name"]: column for column in inspector.get_columns(table.name)}
+    is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        name = connection.scalar(_SQLITE_NAME, {"name": table.name})
+        if name != table.name:
+            raise StartError(f"its table {table.name} is named {name}; give it the very name")
+    columns = {column["name"]: column for column in columns_of(connection, table)}
     check_columns(table, columns)
     needed = [
         name
@@ -34,7 +46,6 @@ def has_table(connection: Connection, table: Table) -> bool:
     if needed:
         names = ", ".join(needed)
         raise StartError(f"its table {table.name} needs values for {names}, which nobody gives")
-    is_sqlite = connection.dialect.name == "sqlite"
     if is_sqlite:
         _check_rowid(connection, table)
     for column in table.columns:
@@ -47,6 +58,14 @@ def has_table(connection: Connection, table: Table) -> bool:
                 _declared(connection, column) if is_sqlite else found,
             )
     return True
+
+
+def columns_of(connection: Connection, table: Table) -> Sequence[Any]:
+    """Return the columns that the database's table has, as SQLAlchemy describes them."""
+    with warnings.catch_warnings():
+        # Of a column that is not the service's, and of a type that SQLAlchemy does not know.
+        warnings.simplefilter("ignore", SAWarning)
+        return inspect(connection).get_columns(table.name)
 
 
 def check_columns(table: Table, found: Collection[str], where: str = "") -> None:

@@ -91,7 +91,7 @@ class PostgreSQL:
         try:
             async with self.writer.begin() as connection:
                 await connection.run_sync(_prepare, tables)
-        except (SQLAlchemyError, StartError) as error:
+        except (SQLAlchemyError, RuntimeError, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise StartError(
                 f"The database {shown(self._url)} cannot be used: {reason(cause or error)}"
