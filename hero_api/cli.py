@@ -124,7 +124,8 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except StartError as error:
-        sys.exit(f"hero-api: {error}")
+        # A file's name can have a line's end.
+        sys.exit(" ".join(f"hero-api: {error}".splitlines()))
     except typer.TyperException as error:
         if sys.argv[1:] and error.message:
             error.message = "what was given does not fit, and is not repeated: it may be a password"

@@ -1139,6 +1139,26 @@ def test_a_loop_of_links_is_refused_in_one_line(path: Path) -> None:
     assert "symbolic links" in assert_does_not_start(path)
 
 
+def test_a_start_is_refused_in_one_line_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    directory = tmp_path / "two\nlines"
+    ended = run(directory / "heroes.db", "serve", "--port", "0")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
+    assert "two lines" in line
+
+
+def test_the_announcement_names_the_file_in_one_line(tmp_path: Path) -> None:
+    directory = tmp_path / "two\nlines"
+    directory.mkdir()
+    url = f"sqlite:///{directory}/heroes.db"
+    with serving(directory, database_url=url) as server:
+        server.process.terminate()
+        assert server.process.stdout is not None
+        where, durability = server.process.stdout
+        assert "two lines/heroes.db" in where
+        assert durability.startswith("Durability")
+
+
 NO_THREADS = """
 import threading
 import hero_api.server

@@ -32,7 +32,9 @@ def has_table(connection: Connection, table: Table) -> bool:
     if is_sqlite:
         name = connection.scalar(_SQLITE_NAME, {"name": table.name})
         if name != table.name:
-            raise StartError(f"its table {table.name} is named {name}; give it the very name")
+            raise StartError(
+                f"its table {table.name} is named {name}; rename it, by way of a third name"
+            )
     columns = {column["name"]: column for column in columns_of(connection, table)}
     check_columns(table, columns)
     needed = [
