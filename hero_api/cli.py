@@ -122,6 +122,12 @@ def main() -> None:
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except StartError as error:
-        sys.exit(f"hero-api: {error}")
+        # A file's name can have a line's end.
+        sys.exit(" ".join(f"hero-api: {error}".splitlines()))
+    except typer.TyperException as error:
+        if sys.argv[1:] and error.message:
+            error.message = "what was given does not fit, and is not repeated: it may be a password"
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(error.exit_code)

@@ -88,6 +88,40 @@ def test_what_is_no_command_ends_with_status_2_and_no_traceback(arguments: list[
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["postgresql://me:secret@host/heroes"],
+        ["serve", "postgresql://me:secret@host/heroes"],
+        ["check", "postgresql://me:secret@host/heroes"],
+        ["copy", "sqlite:///heroes.db", "postgresql://me:my", "secret", "word@host/heroes"],
+        ["copy", "--secret", "sqlite:///heroes.db"],
+        ["serve", "--port", "secret"],
+        ["serve", "--port=secret"],
+    ],
+)
+def test_no_argument_that_is_wrong_is_repeated(arguments: list[str]) -> None:
+    ended = run(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "help" in ended.stderr
+    assert "secret" not in ended.stderr
+
+
+def test_a_missing_argument_is_named() -> None:
+    assert "TARGET_URL" in run("copy", "sqlite:///heroes.db").stderr
+
+
+@pytest.mark.parametrize("ends", [("{}", "sqlite:///{}"), ("sqlite:///{}", "{}")])
+def test_a_copy_prints_no_password_that_holds_an_ampersand(
+    ends: tuple[str, str], sound: Path
+) -> None:
+    url = "postgresql://127.0.0.1:1/heroes?user=me&password=top&secret=1"
+    ended = run("copy", *(end.format(sound if "sqlite" in end else url) for end in ends))
+    [line] = ended.stderr.splitlines()
+    assert "%26" in line
+    assert "secret" not in line
+
+
 # hero-api check
 
 

@@ -920,6 +920,8 @@ OTHER_SCHEMAS = {
     "secret_name TEXT) WITHOUT ROWID",
     "ids that are half of the key": "CREATE TABLE hero (id INTEGER, name TEXT, age INTEGER, "
     "secret_name TEXT, PRIMARY KEY (id, name))",
+    "a name in another case": "CREATE TABLE Hero (id INTEGER PRIMARY KEY, name TEXT, age INTEGER, "
+    "secret_name TEXT)",
     "another column that must be given": "CREATE TABLE hero (id INTEGER PRIMARY KEY, name TEXT, "
     "age INTEGER, secret_name TEXT, cape TEXT NOT NULL)",
 }
@@ -1113,6 +1115,64 @@ def test_a_file_beside_that_someone_else_has_left_is_refused_in_one_line_with_it
     line = assert_does_not_start(path, program=("-c", UNPRIVILEGED))
     assert str(left) in line
     assert left.owner() in line
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_file_beside_that_its_own_user_may_not_write_is_refused_with_the_true_reason(
+    public: Path, sound: bytes, suffix: str
+) -> None:
+    path, left = public / "heroes.db", public / f"heroes.db{suffix}"
+    path.write_bytes(sound)
+    left.touch()
+    path.chmod(0o666)
+    if os.getuid() == 0:
+        os.chown(left, 65534, 65534)
+    left.chmod(0o444)
+    public.chmod(0o777)
+    line = assert_does_not_start(path, program=("-c", UNPRIVILEGED))
+    assert "chmod" in line
+    assert "chown" not in line
+
+
+def test_a_loop_of_links_is_refused_in_one_line(path: Path) -> None:
+    path.symlink_to(path)
+    assert "symbolic links" in assert_does_not_start(path)
+
+
+def test_a_start_is_refused_in_one_line_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    directory = tmp_path / "two\nlines"
+    ended = run(directory / "heroes.db", "serve", "--port", "0")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
+    assert "two lines" in line
+
+
+def test_the_announcement_names_the_file_in_one_line(tmp_path: Path) -> None:
+    directory = tmp_path / "two\nlines"
+    directory.mkdir()
+    url = f"sqlite:///{directory}/heroes.db"
+    with serving(directory, database_url=url) as server:
+        server.process.terminate()
+        assert server.process.stdout is not None
+        where, durability = server.process.stdout
+        assert "two lines/heroes.db" in where
+        assert durability.startswith("Durability")
+
+
+NO_THREADS = """
+import threading
+import hero_api.server
+from hero_api.cli import main
+def start(_):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+main()
+"""
+
+
+def test_a_start_without_a_thread_is_refused_in_one_line(path: Path, sound: bytes) -> None:
+    write(path, sound)
+    assert "thread" in assert_does_not_start(path, program=("-c", NO_THREADS))
 
 
 # A file that is a mount of its own

@@ -228,7 +228,32 @@ def test_hosts_without_ports_sockets_and_addresses_are_kept(
     assert (given["host"], given.get("port")) == (host, port)
 
 
-@pytest.mark.parametrize("text", ["postgres://me@host/heroes", " postgresql://me@host/heroes\n"])
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("postgresql:///heroes?host=127.0.0.1,::1&port=5998,5999", "127.0.0.1,::1", "5998,5999"),
+        ("postgresql:///heroes?host=::1,127.0.0.1&port=5998,5999", "::1,127.0.0.1", "5998,5999"),
+        ("postgresql:///heroes?host=::1&port=5999", "::1", "5999"),
+        ("postgresql:///heroes?host=::1", "::1", None),
+        ("postgresql:///heroes?host=a&host=::1", "a,::1", ","),
+        ("postgresql:///heroes?host=::1,b:2", "::1,b", ",2"),
+        ("postgresql:///heroes?host=a:1,b&port=7,8", "a:1,b", "7,8"),
+    ],
+)
+def test_no_host_among_the_parameters_loses_its_port(text: str, host: str, port: object) -> None:
+    given = driver_arguments(text)
+    assert (given["host"], given.get("port")) == (host, port)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgres://me@host/heroes",
+        "POSTGRES://me@host/heroes",
+        "PostgreSQL://me@host/heroes",
+        " postgresql://me@host/heroes\n",
+    ],
+)
 def test_a_url_of_postgresql_is_taken_as_people_write_it(text: str) -> None:
     assert driver_arguments(text) == {"user": "me", "host": "host", "dbname": "heroes"}
 
@@ -277,6 +302,12 @@ def test_a_question_mark_in_the_name_of_a_file_is_refused_with_how_to_write_it()
         "postgresql://me:top@sec/ret@host/heroes",
         "postgresql://me:1@2/secret@host/heroes",
         "postgresql://me:1?top@secret@host/heroes",
+        "postgresql://me:top@secret?y@host/heroes",
+        "postgresql://me:top@secret?y=1@host/heroes",
+        "postgresql://me:top@secret?ret&y=1@host/heroes",
+        "postgresql://host:1/heroes?user=me&password=top@secret",
+        "postgresql://host:1,host:2/heroes?password=top@secret",
+        "postgresql://host?top@secret",
         "postgresql://me:secret/heroes",
         "postgresql://me:secret,top/heroes",
         "postgresql://me:secret",
@@ -288,6 +319,25 @@ def test_a_url_that_cannot_be_told_apart_is_refused_without_any_part_of_it(text:
     with pytest.raises(StartError) as caught:
         Settings(database_url=text)
     assert {"secret", "sec", "ret", "top"}.isdisjoint(re.findall(r"\w+", str(caught.value)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me@host/heroes?application_name=x@y&password=top@secret",
+        "postgresql://host/heroes?user=me&application_name=x@y&password=top@secret",
+        "postgresql://host/heroes?user=me&application_name=x@y&password=top%40secret",
+        "postgresql:///heroes?host=host&user=me&application_name=x@y&password=top@secret",
+    ],
+)
+def test_the_value_of_a_parameter_may_have_an_at(text: str) -> None:
+    assert driver_arguments(text) == {
+        "user": "me",
+        "password": "top@secret",
+        "host": "host",
+        "dbname": "heroes",
+        "application_name": "x@y",
+    }
 
 
 @pytest.mark.parametrize("password", ["top,secret", "top/secret", "top?secret", "top:secret#"])
@@ -359,6 +409,12 @@ def test_an_in_memory_database_stops_the_start_with_one_line() -> None:
 def test_a_password_that_is_not_encoded_is_not_printed() -> None:
     ended = start(DATABASE_URL="postgresql://me:top@secret,word@127.0.0.1:1/heroes")
     assert_one_line(ended, "HERO_API_DATABASE_URL", "%40")
+    assert "secret" not in ended.stderr
+
+
+def test_a_password_that_holds_an_ampersand_is_not_printed() -> None:
+    ended = start(DATABASE_URL="postgresql://127.0.0.1:1/heroes?user=me&password=top&secret=1")
+    assert_one_line(ended, "%26")
     assert "secret" not in ended.stderr
 
 

@@ -106,6 +106,14 @@ def test_a_signal_ends_every_worker_and_the_status_is_0(
     assert not any(lives(process) for process in processes)
 
 
+def test_a_signal_ends_a_worker_that_stands_still(three: Server) -> None:
+    processes = workers(three)
+    os.kill(processes[1], signal.SIGSTOP)
+    three.process.terminate()
+    assert three.process.wait(SOON) == 0
+    assert not any(lives(process) for process in processes)
+
+
 def test_a_worker_that_dies_is_replaced_while_the_others_serve(three: Server) -> None:
     before = workers(three)
     os.kill(before[0], signal.SIGKILL)

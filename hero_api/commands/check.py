@@ -10,6 +10,7 @@ from sqlalchemy.dialects import sqlite
 
 from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.schema import check_columns
 from hero_api.database.sqlite.file import open_read_only
 from hero_api.database.transfer import in_order
 from hero_api.errors import StartError
@@ -38,7 +39,7 @@ def find_damage(path: Path, table: Table) -> Iterator[str]:
         ) from error
     try:
         with closing(open_read_only(path)) as connection:
-            yield from _find(connection, table)
+            yield from _find(connection, table, f"The database {path} cannot be checked: ")
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
         if code & 0xFF not in _DAMAGE:  # the low byte is the primary code
@@ -56,10 +57,14 @@ def _try_to_read(path: Path) -> None:
     path.open("rb").close()
 
 
-def _find(connection: sqlite3.Connection, table: Table) -> Iterator[str]:
+def _find(connection: sqlite3.Connection, table: Table, where: str) -> Iterator[str]:
     for (problem,) in connection.execute("PRAGMA integrity_check"):
         if problem != "ok":
             yield from str(problem).splitlines()
+    quoted = sqlite.dialect().identifier_preparer.format_table(table)
+    found = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({quoted})")]
+    if found:
+        check_columns(table, found, where)
     columns = [*in_order(table).selected_columns]
     types = [
         _TYPES[kind_of(column)] | ({"null"} if column.nullable else set()) for column in columns

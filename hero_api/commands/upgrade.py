@@ -1,18 +1,24 @@
 """`hero-api upgrade`: adds to the tables of a database what the service's own have since got."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Column, Connection, Table, inspect, literal
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.schema import ScalarElementColumnDefault
+from sqlalchemy import Column, Connection, Table, inspect, literal, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.sql.schema import ColumnCollectionConstraint, ScalarElementColumnDefault
 
+from hero_api.database.schema import columns_of
 from hero_api.database.sessions import make_engines
+from hero_api.database.urls import reason, shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
+
+_SQLITE_INDEXES = text("SELECT name FROM pragma_index_list(:table)")
+_LONGEST = 86_400.0  # seconds: the index of a large table takes longer than a request may
 
 
 def upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]:
@@ -24,16 +30,16 @@ def upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]:
 
 
 async def _upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]:
-    engines = make_engines(settings)
+    engines = make_engines(settings.model_copy(update={"request_timeout": _LONGEST}))
     try:
         async with engines.writer.begin() as connection:
-            lines = await connection.run_sync(_add, tables)
-    except DBAPIError as error:
-        reason = " ".join(str(error.orig).split())
-        raise StartError(f"Nothing was changed, since the database refuses it: {reason}") from error
+            return await connection.run_sync(_add, tables)
+    except (SQLAlchemyError, sqlite3.Error, RuntimeError, StartError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        name = shown(settings.url) if settings.is_postgresql else settings.path
+        raise StartError(f"Nothing was changed in {name}: {reason(cause or error)}") from error
     finally:
-        await engines.close()
-    return lines
+        await engines.dispose()
 
 
 def _add(connection: Connection, tables: Sequence[Table]) -> Sequence[str]:
@@ -50,38 +56,50 @@ def _add(connection: Connection, tables: Sequence[Table]) -> Sequence[str]:
         for column in _missing(connection, table):
             operations.add_column(table.name, _addition(column))
             lines.append(f"Added {column.name} to the table {table.name}")
-        known = {index["name"] for index in inspect(connection).get_indexes(table.name)}
         for index in table.indexes:
-            if index.name not in known:
-                names = [column.name for column in index.columns]
-                operations.create_index(str(index.name), table.name, names, unique=index.unique)
+            if index.name not in _indexes(connection, table):
+                index.create(connection)
                 lines.append(f"Made the index {index.name}")
     return lines
 
 
-def _missing(connection: Connection, table: Table) -> Iterator[Column[Any]]:
-    inspector = inspect(connection)
-    if inspector.has_table(table.name):
-        known = {column["name"] for column in inspector.get_columns(table.name)}
-        yield from (column for column in table.columns if column.name not in known)
+def _missing(connection: Connection, table: Table) -> Sequence[Column[Any]]:
+    if not inspect(connection).has_table(table.name):
+        return []
+    known = {column["name"] for column in columns_of(connection, table)}
+    return [column for column in table.columns if column.name not in known]
+
+
+def _indexes(connection: Connection, table: Table) -> Collection[str | None]:
+    if connection.dialect.name == "sqlite":
+        # SQLAlchemy leaves out those over expressions, with a warning.
+        return connection.scalars(_SQLITE_INDEXES, {"table": table.name}).all()
+    return [index["name"] for index in inspect(connection).get_indexes(table.name)]
 
 
 def _check_that_it_can_be_added(column: Column[Any]) -> None:
-    where = f"Nothing was changed: {column.name} cannot be added to the table {column.table.name}"
-    if column.primary_key or column.unique or column.foreign_keys:
-        raise StartError(f"{where}, since it is a key; write that migration yourself")
-    if not column.nullable and _default(column) is None:
+    where = f"{column.name} cannot be added to the table {column.table.name}"
+    table = column.table
+    assert isinstance(table, Table)  # noqa: S101 - it is no alias
+    is_bound = any(
+        isinstance(each, ColumnCollectionConstraint) and column.name in each.columns
+        for each in table.constraints
+    )
+    if is_bound or column.unique or column.constraints:
+        raise StartError(f"{where}, since a constraint is on it; write that migration yourself")
+    if not column.nullable and _default(column) is None and column.server_default is None:
         raise StartError(f"{where}, since its rows need a value; give the column a default")
 
 
 def _addition(column: Column[Any]) -> Column[Any]:
     """Return a column as it is added; rows that are there get its default."""
     default = _default(column)
+    its_own = column.server_default
     return Column(
         column.name,
         column.type,
         nullable=column.nullable,
-        server_default=None if default is None else literal(default, column.type),
+        server_default=its_own if default is None else literal(default, column.type),
     )
 
 

@@ -1,14 +1,31 @@
 """A table that a database has already, which may be of someone else's making."""
 
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import CHAR, BigInteger, Column, Connection, SmallInteger, String, Table, inspect
+from sqlalchemy import (
+    CHAR,
+    BigInteger,
+    Column,
+    Connection,
+    SmallInteger,
+    String,
+    Table,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import LargeBinary, NullType
 
 from hero_api.database.columns import Kind, kind_of, kind_of_type
 from hero_api.errors import StartError
+
+# SQLite finds a table whatever the case of its name, but keeps it as it was written.
+_SQLITE_NAME = text(
+    "SELECT name FROM sqlite_master WHERE name = :name COLLATE NOCASE AND type IN ('table', 'view')"
+)
 
 logger = logging.getLogger("hero_api")
 
@@ -21,11 +38,15 @@ def has_table(connection: Connection, table: Table) -> bool:
     inspector = inspect(connection)
     if not inspector.has_table(table.name):
         return False
-    columns = {column["name"]: column for column in inspector.get_columns(table.name)}
-    missing = [column for column in table.columns if column.name not in columns]
-    if missing:
-        names = ", ".join(column.name for column in missing)
-        raise StartError(f"its table {table.name} lacks {names}; run `hero-api upgrade`")
+    is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        name = connection.scalar(_SQLITE_NAME, {"name": table.name})
+        if name != table.name:
+            raise StartError(
+                f"its table {table.name} is named {name}; rename it, by way of a third name"
+            )
+    columns = {column["name"]: column for column in columns_of(connection, table)}
+    check_columns(table, columns)
     needed = [
         name
         for name, column in columns.items()
@@ -37,7 +58,6 @@ def has_table(connection: Connection, table: Table) -> bool:
     if needed:
         names = ", ".join(needed)
         raise StartError(f"its table {table.name} needs values for {names}, which nobody gives")
-    is_sqlite = connection.dialect.name == "sqlite"
     if is_sqlite:
         _check_rowid(connection, table)
     for column in table.columns:
@@ -58,6 +78,22 @@ def has_table(connection: Connection, table: Table) -> bool:
                 _declared(connection, column) if is_sqlite else found,
             )
     return True
+
+
+def columns_of(connection: Connection, table: Table) -> Sequence[Any]:
+    """Return the columns that the database's table has, as SQLAlchemy describes them."""
+    with warnings.catch_warnings():
+        # Of a column that is not the service's, and of a type that SQLAlchemy does not know.
+        warnings.simplefilter("ignore", SAWarning)
+        return inspect(connection).get_columns(table.name)
+
+
+def check_columns(table: Table, found: Collection[str], where: str = "") -> None:
+    """Raise `StartError` where the columns of these names are not all; `where` is said first."""
+    missing = [column.name for column in table.columns if column.name not in found]
+    if missing:
+        names = ", ".join(missing)
+        raise StartError(f"{where}its table {table.name} lacks {names}; run `hero-api upgrade`")
 
 
 def make_missing(connection: Connection, tables: Sequence[Table]) -> None:

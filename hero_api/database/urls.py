@@ -16,8 +16,9 @@ _ASYNC_DRIVERS = {
 _EXAMPLES = "sqlite:///heroes.db or postgresql://user:password@host/database"
 _SHOWN = {"host", "port"}  # of the parameters of a URL
 _NO_URL = f"is not a database URL; use for example {_EXAMPLES}"
-# Up to the hosts, as SQLAlchemy splits a URL; the hosts; the database; the query.
-_PARTS = re.compile(r"(\w+(?:\+\w+)?://(?:[^:/]*(?::[^@]*)?@)?)([^/?]*)([^?]*)\??(.*)")
+# Up to the hosts, much as SQLAlchemy splits a URL; the hosts; the database; the query.
+_PARTS = re.compile(r"(\w+(?:\+\w+)?://(?:[^:/?]*(?::([^@]*))?@)?)([^/?]*)([^?]*)\??(.*)")
+_PARAMETERS = re.compile(r"[^=&]+=[^&]*(?:&[^=&]+=[^&]*)*")
 _HOST_AND_PORT = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?|([\da-fA-F:.]+)")
 
 
@@ -26,12 +27,22 @@ def shown(url: URL) -> str:
     return str(url.set(query={name: url.query[name] for name in url.query.keys() & _SHOWN}))
 
 
+def reason(error: BaseException) -> str:
+    """Return what a driver says, in one line, without a name that no parameter has.
+
+    That is what follows an & in a password which stands in the URL as it is.
+    """
+    line = " ".join(str(error).split())
+    return re.sub(r'(connection option) ".*"', r"\1 in the URL; write & as %26 in a value", line)
+
+
 def _normal_url(given: str) -> str:
     """Give a database URL as people write it its async driver, and refuse what cannot work.
 
     No message repeats what was given: a part of a password can be anywhere in it.
     """
-    text = given.strip()
+    scheme, separator, rest = given.strip().partition("://")
+    text = scheme.lower() + separator + rest
     is_file = text.startswith("sqlite")
     if not is_file:
         text = _as_sqlalchemy_has_it(text)
@@ -55,13 +66,24 @@ def _as_sqlalchemy_has_it(text: str) -> str:
     match = _PARTS.fullmatch(text)
     if not match:
         raise ValueError(_NO_URL)
-    before, hosts, database, query = match.groups()
-    if "@" in hosts + database:
-        message = "has an @ too many: in a user or a password, write @ as %40, / as %2F, : as %3A"
+    before, password, hosts, database, query = match.groups()
+    # A query with an @ could be what follows an @ in the password, and a password with a query
+    # what stands before an @ in a parameter.
+    is_clear = (
+        "@" not in query and not re.search(r"\?\w+=", password)
+        if password
+        else "@" not in query or _PARAMETERS.fullmatch(query)
+    )
+    if "@" in hosts + database or not is_clear:
+        message = (
+            "has an @ too many: in a user, a password or a parameter, write @ as %40, / as %2F, "
+            ": as %3A, ? as %3F"
+        )
         raise ValueError(message)
+    query = query.replace("@", "%40")
     if "," in hosts or "%" in hosts:
         return f"{before}{database or '/'}?host={hosts}{query and '&' + query}"
-    return text
+    return f"{before}{hosts}{database}{query and '?' + query}"
 
 
 def _check_file_url(text: str, url: URL) -> None:
@@ -101,9 +123,10 @@ def _with_credentials_apart(url: URL) -> URL:
 def _with_ports_apart(url: URL) -> URL:
     """Write `host=a:1,b:2` as libpq does: `host=a,b&port=1,2`."""
     hosts = ",".join(url.normalized_query.get("host", ())).split(",")
-    if not any(":" in host for host in hosts):
-        return url
     parts = [_HOST_AND_PORT.fullmatch(host) for host in hosts]
+    if "port" in url.query or all(part and not part[3] for part in parts):
+        # SQLAlchemy takes each ":" for a port's where `host` stands several times.
+        return url.update_query_dict({"host": ",".join(hosts)} if any(hosts) else {})
     if not all(parts):
         raise ValueError(_NO_URL)
     names = [part[1] or part[2] or part[4] or "" for part in parts if part]

@@ -174,7 +174,7 @@ def _announce(settings: Settings, listener: socket.socket) -> None:
     try:
         typer.echo(
             f"Listening on http://{host}:{port} (documentation at /docs)\n"
-            f"Heroes in    {where}\n"
+            f"Heroes in    {' '.join(str(where).splitlines())}\n"
             f"Durability   {durability}"
         )
     except OSError:

@@ -19,6 +19,7 @@ from hero_api.server.signals import stop_signals
 
 _SHORT_LIFE = 5.0  # seconds: who dies within them is started again after a pause
 _PAUSE = 1.0  # seconds
+_PATIENCE = 4.5  # seconds: who has not ended then, such as one that was stopped, is killed
 _LOOK_EVERY = 0.05  # seconds: for stop signals, while a process starts
 
 logger = logging.getLogger("hero_api")
@@ -151,10 +152,12 @@ def _ended(born: dict[int, float]) -> list[int]:
 
 
 def _stop(born: dict[int, float]) -> None:
-    """Stop every process, and wait until it has answered what it had read."""
+    """Stop every process, and wait until it has answered what it had read, but not for ever."""
+    end = time.monotonic() + _PATIENCE
     while born:
+        number = signal.SIGTERM if time.monotonic() < end else signal.SIGKILL
         for process in born:
-            os.kill(process, signal.SIGTERM)
+            os.kill(process, number)
         # Again after a while: one that had just begun may have missed it.
         signal.sigtimedwait({signal.SIGCHLD}, _PAUSE)
         for process in _ended(born):

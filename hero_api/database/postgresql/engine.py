@@ -16,7 +16,7 @@ from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK, PATIENCE
 from hero_api.database.postgresql.watchdog import ConnectionWatchdog
 from hero_api.database.schema import has_table, make_missing
-from hero_api.database.urls import shown
+from hero_api.database.urls import reason, shown
 from hero_api.database.verdicts import describe
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -98,10 +98,11 @@ class PostgreSQL:
         try:
             async with self.writer.begin() as connection:
                 await connection.run_sync(_prepare, tables)
-        except (SQLAlchemyError, StartError) as error:
+        except (SQLAlchemyError, RuntimeError, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
-            reason = " ".join(str(cause).split())
-            raise StartError(f"The database {shown(self._url)} cannot be used: {reason}") from error
+            raise StartError(
+                f"The database {shown(self._url)} cannot be used: {reason(cause or error)}"
+            ) from error
         for watch in self._watches:
             watch.patience = self._patience
 

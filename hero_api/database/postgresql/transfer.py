@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.exc import SQLAlchemyError
 
 from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID
 from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
+from hero_api.database.schema import check_columns
 from hero_api.database.transfer import Row, in_order, names_in_order
-from hero_api.database.urls import shown
+from hero_api.database.urls import reason, shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _SEQUENCE = "SELECT pg_get_serial_sequence(%s, 'id')"
+_COLUMNS = """
+    SELECT array_agg(attname::text) FROM pg_attribute
+    WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+"""
 _PAGE = 400  # rows that the server sends at a time
 # The key of the lock that a copy holds on its target: "copy" in ASCII. One that was killed may
 # still be storing its last chunk there.
@@ -34,7 +40,7 @@ class PostgreSQLEndpoint:
     takes_nul = False
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
-        self._table = table.name
+        self._table = table
         quote = _DIALECT.identifier_preparer
         self._quoted = quote.format_table(table)
         self._columns = ", ".join(map(quote.quote, names_in_order(table)))
@@ -46,8 +52,8 @@ class PostgreSQLEndpoint:
             self._psycopg: Any = dialect.import_dbapi()
         except ImportError as error:
             raise driver_is_missing(error) from error
-        _, options = dialect().create_connect_args(settings.url)
         with self._translate_errors():
+            _, options = dialect().create_connect_args(settings.url)
             self._connection: psycopg.Connection[Any] = self._psycopg.connect(
                 **{**DEFAULTS, **options, "client_encoding": "utf8"}, autocommit=writes
             )
@@ -58,7 +64,10 @@ class PostgreSQLEndpoint:
                 raise
 
     def has_table(self) -> bool:
-        return bool(self._row("SELECT to_regclass(%s) IS NOT NULL", self._quoted)[0])
+        [names] = self._row(_COLUMNS, self._quoted)
+        if names:
+            check_columns(self._table, names, f"{self.name}: ")
+        return bool(names)
 
     def count(self) -> int:
         return int(self._row(f"SELECT count(*) FROM {self._quoted}")[0])
@@ -92,8 +101,9 @@ class PostgreSQLEndpoint:
         except self._psycopg.Error as error:
             # The server says in which line of what it was sent.
             line = re.match(r"COPY \D*(\d+)", error.diag.context or "")
-            reason = f"cannot store {self._table} {chunk[int(line[1]) - 1][0]}: " if line else ""
-            raise StartError(f"{self.name} {reason}{_one_line(error)}") from error
+            table = self._table.name
+            which = f"cannot store {table} {chunk[int(line[1]) - 1][0]}: " if line else ""
+            raise StartError(f"{self.name} {which}{reason(error)}") from error
 
     def finish(self, last_drawn: int) -> None:
         sequence = self._row(_SEQUENCE, self._quoted)[0]
@@ -125,8 +135,9 @@ class PostgreSQLEndpoint:
             try:
                 self._connection.execute(f"SELECT pg_advisory_lock({_LOCK})")
             except self._psycopg.errors.LockNotAvailable as error:
-                reason = "another copy is storing rows there; wait until it has ended"
-                raise StartError(f"{self.name}: {reason}") from error
+                raise StartError(
+                    f"{self.name}: another copy is storing rows there; wait until it has ended"
+                ) from error
         else:
             self._connection.isolation_level = self._psycopg.IsolationLevel.REPEATABLE_READ
         self.identity = self._row(identity, self._quoted)
@@ -139,9 +150,5 @@ class PostgreSQLEndpoint:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except (self._psycopg.Error, UnicodeError) as error:
-            raise StartError(f"{self.name}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        except (self._psycopg.Error, SQLAlchemyError, UnicodeError) as error:
+            raise StartError(f"{self.name}: {reason(error)}") from error

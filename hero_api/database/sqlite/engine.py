@@ -91,7 +91,7 @@ class SQLite:
         """
         try:
             await self._prepare(tables)
-        except (DBAPIError, sqlite3.Error, StartError) as error:
+        except (SQLAlchemyError, sqlite3.Error, RuntimeError, StartError) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise unusable(self._path, str(cause)) from error
 

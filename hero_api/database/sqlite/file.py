@@ -71,13 +71,15 @@ def is_mounted(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
         for line in lines
         if line
     }
-    return os.fsencode(path.resolve()) in points
+    return os.fsencode(os.path.realpath(path)) in points
 
 
 def _check_access(path: Path, file: Path) -> None:
     """Refuse a file of SQLite's own that someone else has left, such as root."""
     if not file.exists() or os.access(file, os.R_OK | os.W_OK):
         return
+    if file.stat().st_uid == os.geteuid():
+        raise unusable(path, f"{file} cannot be read and written; chmod u+rw it")
     try:
         owner = file.owner()
     except KeyError:  # in a container, a user may have no name
@@ -122,7 +124,7 @@ def _size(path: Path) -> int:
 
 def beside(path: Path, suffix: str) -> Path:
     """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # unlike resolve(), it does not mind a loop of links
     return real.with_name(real.name + suffix)
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.types import TypeEngine
 
 from hero_api.database.columns import Kind, has_zone, kind_of, python_type
 from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.schema import check_columns
 from hero_api.database.sqlite.file import identity, open_read_only, uri
 from hero_api.database.transfer import Row, in_order, names_in_order
 from hero_api.errors import StartError
@@ -30,7 +31,7 @@ class SQLiteEndpoint:
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
         self.name = str(settings.path)
         self.identity: object = identity(settings.path)
-        self._table = table.name
+        self._table = table
         self._quoted = _DIALECT.identifier_preparer.format_table(table)
         self._select = str(in_order(table).compile(dialect=_DIALECT))
         names = names_in_order(table)
@@ -57,8 +58,12 @@ class SQLiteEndpoint:
                 self._connection.execute("BEGIN")
 
     def has_table(self) -> bool:
-        found = self._scalar("SELECT count(*) FROM sqlite_master WHERE name = ?", self._table)
-        return bool(found)
+        if not self._scalar("SELECT count(*) FROM sqlite_master WHERE name = ?", self._table.name):
+            return False
+        with self._translate_errors():
+            rows = self._connection.execute(f"PRAGMA table_info({self._quoted})")
+            check_columns(self._table, [name for _, name, *_ in rows], f"{self.name}: ")
+        return True
 
     def count(self) -> int:
         return int(self._scalar(f"SELECT count(*) FROM {self._quoted}"))
@@ -71,7 +76,7 @@ class SQLiteEndpoint:
         if not self._has_sequence():
             return 0
         statement = "SELECT max(seq) FROM sqlite_sequence WHERE name = ?"
-        return self._scalar(statement, self._table) or 0
+        return self._scalar(statement, self._table.name) or 0
 
     def rows(self, first: int = MIN_ID, last: int = MAX_ID) -> Iterator[Row]:
         rest = first
@@ -84,7 +89,7 @@ class SQLiteEndpoint:
                 if "decode to UTF-8" not in str(error):
                     raise
                 bad = self._scalar(f"SELECT min(id) FROM {self._quoted} WHERE id >= ?", rest)
-                reason = f"{self._table} {bad} holds text that is not UTF-8; mend or delete it"
+                reason = f"{self._table.name} {bad} holds text that is not UTF-8; mend or delete it"
                 raise StartError(f"{self.name}: {reason}") from error
 
     def write(self, chunk: Sequence[Row]) -> None:
@@ -102,11 +107,11 @@ class SQLiteEndpoint:
             self._connection.execute(
                 "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0 WHERE NOT EXISTS "
                 "(SELECT 1 FROM sqlite_sequence WHERE name = :name)",
-                {"name": self._table},
+                {"name": self._table.name},
             )
             self._connection.execute(
                 "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
-                (last_drawn, self._table),
+                (last_drawn, self._table.name),
             )
 
     def close(self) -> None:
@@ -120,7 +125,9 @@ class SQLiteEndpoint:
                 try:
                     values[place] = _as_time(its_type, values[place])
                 except ValueError as error:
-                    reason = f"{self._table} {row[0]} holds {values[place]!r}, which is no time"
+                    reason = (
+                        f"{self._table.name} {row[0]} holds {values[place]!r}, which is no time"
+                    )
                     raise StartError(f"{self.name}: {reason}; mend or delete it") from error
         return tuple(values)
 
