@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 R = TypeVar("R")
 BatchFunction = Callable[[S, Sequence[Item]], Awaitable[Sequence[R | ServiceError]]]
 
-_TRIES = 8  # of a transaction that others get in the way of
+_TRIES = 16  # of a transaction that others get in the way of
 _PAUSE = 0.02  # seconds at most between two of them
 
 
@@ -98,6 +98,7 @@ class Batch:
         self._waits = waits
         self._report = report
         self._running: BatchSpec[Any, Any, Any] | None = None
+        self._fails_at_commit = False
 
     async def serve(self) -> None:
         """Serve every call that is still waited for."""
@@ -175,6 +176,7 @@ class Batch:
         elif len(calls) == 1:
             self._refuse(calls[0], error)
         elif self._writes and may_divide and (session.can_check or not at_commit):
+            self._fails_at_commit = at_commit
             await self._transact(calls, in_parts=True, tries=tries)
         else:
             for half in _halves(calls):
@@ -230,39 +232,44 @@ class Batch:
     async def _run_parts(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
         """Run calls of which some fail: halves of them, each behind a savepoint."""
         await session.hurry()
-        await self._lock(session, calls)
+        if len(stages(calls)) > 1:
+            await self._lock(session, calls)
+        has_savepoint = False
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
-        locked: _Outcomes = []
+        refused: _Outcomes = []
         parts = [*_halves(calls)]
         while parts:
             part = parts.pop(0)
-            await session.savepoint("SAVEPOINT")
+            if not has_savepoint:
+                await session.savepoint("SAVEPOINT")
             try:
                 found = await self._run(session, part)
-                await session.check()
+                if self._fails_at_commit:
+                    await session.check()
                 await session.savepoint("RELEASE")
+                has_savepoint = False
             except Exception as error:
                 verdict = judge(error)
                 concerns_all = verdict.concerns is Concerns.EVERYBODY and not is_hearsay(error)
                 if concerns_all or verdict.concerns is Concerns.MOMENT:
                     raise
-                if await session.goes_on(error):
+                has_savepoint = await session.goes_on(error)
+                if has_savepoint:
                     await session.savepoint("ROLLBACK TO")
-                    await session.savepoint("RELEASE")
                 else:  # it has ended the transaction: begin once more, with what went well
                     await session.rollback()
                     outcomes = await self._run(session, served)
                 if len(part) > 1:
                     parts = [*_halves(part), *parts]
-                elif isinstance(verdict.told, RowLockedError):
-                    locked.append((part[0], verdict.told))
                 else:
-                    self._refuse(part[0], error)
+                    # Told with the answers of the others: who asks again at once is not in the
+                    # next batch too.
+                    refused.append((part[0], self._refusal(part[0], error)))
             else:
                 served += part
                 outcomes += found
-        return outcomes + locked
+        return outcomes + refused
 
     async def _lock(self, session: Any, calls: Sequence[AnyCall]) -> None:  # noqa: ANN401
         items: defaultdict[Locks[Any], list[Any]] = defaultdict(list)
@@ -282,15 +289,19 @@ class Batch:
             self.locked.append(call)
 
     def _refuse(self, call: AnyCall, error: Exception) -> None:
+        self._answer(call, self._refusal(call, error))
+
+    def _refusal(self, call: AnyCall, error: Exception) -> Exception:
+        """Return what is told of an error that is one item's, and report it."""
         told = judge(error).told
-        if isinstance(told, RowLockedError) and not self._waits:
-            self.locked.append(call)
-            return
+        if isinstance(told, RowLockedError):
+            return told
         if isinstance(told, UnavailableError) and is_hearsay(error):
             told = RefusedError()  # the same statement works for others
         if isinstance(told, RefusedError) and not self._writes:
             told = StatementError(f"{call.spec.name}: {describe(error)}")  # nobody refuses a read
-        self._tell([call], error, lambda: told)
+        self._report(error, told, 1)
+        return told
 
     def _tell(
         self, calls: Sequence[AnyCall], error: Exception, told: Callable[[], Exception]
