@@ -50,6 +50,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
+    app.state.cheap_requests = routes.CHEAP
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_size)
     app.add_middleware(ServerErrorMiddleware)
     if settings.cors_origins:

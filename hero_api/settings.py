@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         default=2048,
         ge=1,
         le=1_000_000,
-        description="requests that may wait in one lane; those beyond it are answered 503 at once",
+        description="requests that may wait in one queue; those beyond it are answered 503 at once",
     )
     max_body_size: int = Field(
         default=262_144,

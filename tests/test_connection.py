@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
+from hero_api.routes import CHEAP
 from hero_api.server.client_protocol import Connection, ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
 
@@ -592,7 +593,7 @@ class Crowd:
         self._state = ServerState()
         self._app = RequestLifecycleMiddleware(self._answer)
         self._config = Config(self._begin, interface="asgi3", access_log=False)
-        self._connections = ProtocolFactory(TIMEOUT, WAITING)
+        self._connections = ProtocolFactory(TIMEOUT, WAITING, CHEAP)
 
     def connect(self) -> tuple[Connection, _Transport]:
         made = self._connections(config=self._config, server_state=self._state, app_state={})

@@ -1,7 +1,7 @@
-"""The entrance: how many gets are begun at a time.
+"""How many cheap requests are begun at a time.
 
 A request that waits before it is begun is a few bytes of its connection. Begun, and waiting in a
-lane, it is a task and a hundred other objects; of a thousand such none is in a near cache any more
+queue, it is a task and a hundred other objects; of a thousand such none is in a near cache any more
 when its turn comes.
 """
 
@@ -9,16 +9,8 @@ import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
-# Gets alone come here, which are many and cheap. What costs more would hold them up, a look at the
-# service's health is not to wait, and of writes the more the better share a sync.
-_GETS = tuple(b"GET /heroes/%d" % digit for digit in range(10))
 _ROOM = 64  # a batch of them
 _PATIENCE = 0.05  # seconds
-
-
-def is_get(data: bytes) -> bool:
-    """Say whether `data` is the whole head of a get: half of one is not to take up room."""
-    return data.startswith(_GETS) and data.endswith(b"\r\n\r\n")
 
 
 class Admitted(Protocol):
@@ -32,16 +24,23 @@ class AdmissionLimiter:
     """Lets guests begin in the order in which they came, while there is room.
 
     One that stays for longer than `_PATIENCE` needs no room: what holds it up holds up no others.
-    Where `max_waiting` wait already, nobody waits here: who is too much, the lanes say.
+    Where `max_waiting` wait already, nobody waits here: the queues refuse what is too much. `cheap`
+    are the beginnings of the requests that come here, which are many and cheap: what costs more
+    would hold them up, and of writes the more the better share a sync.
     """
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int, cheap: tuple[bytes, ...] = ()) -> None:
+        self._cheap = cheap
         self._max_waiting = max_waiting
         self._loop = asyncio.get_running_loop()
         self._inside: dict[Admitted, float] = {}  # since when
         self._waiting: OrderedDict[Admitted, None] = OrderedDict()
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
+
+    def is_cheap(self, data: bytes) -> bool:
+        """Say whether `data` is the whole head of a cheap request: half of one takes up no room."""
+        return data.startswith(self._cheap) and data.endswith(b"\r\n\r\n")
 
     def enter(self, guest: Admitted) -> bool:
         """Say whether `guest` may begin now; where not, it is told when it may, and comes again."""

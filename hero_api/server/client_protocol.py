@@ -11,7 +11,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import Any, cast
 
-from hero_api.server.admission import AdmissionLimiter, is_get
+from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.buffered_transport import BufferedTransport
 from hero_api.server.http_protocol import Parser, ParseState
 
@@ -26,12 +26,12 @@ class ProtocolFactory:
     """The open connections of a server: what makes its protocols, as uvicorn has it.
 
     A client may take `timeout` seconds to send a request, as long to read an answer, and as long
-    until it asks again. At most `max_waiting` gets wait before they are begun.
+    until it asks again. At most `max_waiting` of the `cheap` requests wait before they are begun.
     """
 
-    def __init__(self, timeout: float, max_waiting: int) -> None:
+    def __init__(self, timeout: float, max_waiting: int, cheap: tuple[bytes, ...] = ()) -> None:
         self.open: set[Connection] = set()
-        self._entrance = AdmissionLimiter(max_waiting)
+        self._entrance = AdmissionLimiter(max_waiting, cheap)
         self._timeout = timeout
         self._time = asyncio.get_running_loop().time
 
@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
         if len(data) > _SLICE or self._held or self._is_busy():
             self._held += data
             self._feed()
-        elif is_new and is_get(data) and not self._entrance.enter(self):
+        elif is_new and self._entrance.is_cheap(data) and not self._entrance.enter(self):
             self._is_outside = True
             self._held += data
         else:

@@ -62,7 +62,8 @@ def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Work
 async def _serve(
     app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
 ) -> None:
-    connections = ProtocolFactory(settings.client_timeout, settings.max_waiting)
+    cheap: tuple[bytes, ...] = app.state.cheap_requests
+    connections = ProtocolFactory(settings.client_timeout, settings.max_waiting, cheap)
     config = uvicorn.Config(
         RequestLifecycleMiddleware(app),
         ws="none",
