@@ -138,8 +138,8 @@ class PostgreSQLStatements(Statements):
         stored = self._insert(select(*(item.c[name] for name in self.names)))
         # In the order in which they were stored, in which the ids were drawn.
         numbered = select(*stored.c, func.row_number().over().label(_POSITION)).cte("numbered")
-        # As it was before this statement: what a trigger has stored itself was not taken. Not EXISTS,
-        # for which PostgreSQL may hash the ids of the whole table.
+        # As it was before this statement: what a trigger has stored itself was not taken. It is not
+        # EXISTS, for which PostgreSQL may hash the ids of the whole table.
         is_taken = select(self.key).where(self.key == item.c.id).scalar_subquery().is_not(None)
         return select(
             item.c[_POSITION],
