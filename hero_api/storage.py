@@ -141,8 +141,8 @@ class Storage(Generic[Create, Update]):
 
     def create(self, session: ReadWriteSession, row: Create) -> Awaitable[Created]:
         """Store a row; an `id` that the client chose is honoured while it is free."""
-        is_chosen = getattr(row, "id", None) is not None
-        called: Awaitable[Created] = (self._choose if is_chosen else self._create)(session, row)
+        create = self._create if _chosen_id(row) is None else self._choose
+        called: Awaitable[Created] = create(session, row)
         return called
 
     def update(self, session: ReadWriteSession, row_id: int, changes: Update) -> Awaitable[str]:

@@ -173,9 +173,23 @@ class Batch:
             await self._transact(calls, tries=tries - 1)
         elif verdict.concerns is not Concerns.ITEM and self._running is not None and may_divide:
             await self._find_fault(self._running, calls, error, tries)
-        elif len(calls) == 1:
+        else:
+            in_parts = may_divide and (not at_commit or session.can_check)
+            await self._divide(calls, error, in_parts=in_parts, at_commit=at_commit, tries=tries)
+
+    async def _divide(
+        self,
+        calls: Sequence[AnyCall],
+        error: Exception,
+        *,
+        in_parts: bool = True,
+        at_commit: bool = False,
+        tries: int,
+    ) -> None:
+        """Find the call that spoils the others, in one transaction (`in_parts`) or in several."""
+        if len(calls) == 1:
             self._refuse(calls[0], error)
-        elif self._writes and may_divide and (session.can_check or not at_commit):
+        elif self._writes and in_parts:
             self._fails_at_commit = at_commit
             await self._transact(calls, in_parts=True, tries=tries)
         else:
@@ -200,19 +214,13 @@ class Batch:
             await _give_up(session)
             # What is not available is not for the others either.
             is_fault = not isinstance(blame_statement(spec.name, found), UnavailableError)
+            told = [call for call in calls if call.spec is spec or not is_fault]
             rest = [call for call in calls if call.spec is not spec and is_fault]
-            told = [call for call in calls if call not in rest]
             self._tell(told, found, lambda: blame_statement(spec.name, found))
             await self._transact(rest, tries=tries)
             return
         await _give_up(session)
-        if len(calls) == 1:
-            self._refuse(calls[0], error)
-        elif self._writes:
-            await self._transact(calls, in_parts=True, tries=tries)
-        else:
-            for half in _halves(calls):
-                await self._transact(half, tries=tries)
+        await self._divide(calls, error, tries=tries)
 
     async def _run(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
         """Call each batch function once, or as often as the order of what touches a row wants."""
