@@ -1,1 +1,1 @@
-"""What the service promises, a module of tests for each module of the package."""
+"""What the service promises, in the rooms of the package."""

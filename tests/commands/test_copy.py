@@ -27,9 +27,8 @@ from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
-
-from .clusters import Cluster, connection_to, stored
-from .servers import ROOT
+from tests.clusters import Cluster, connection_to, stored
+from tests.servers import ROOT
 
 SOON = 60.0  # seconds: far more than anything here takes
 BOTH = ("sqlite", "postgresql")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .servers import Server, serving
+from tests.servers import Server, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 

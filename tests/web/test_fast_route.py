@@ -35,8 +35,7 @@ from hero_api.models import HeroCreate
 from hero_api.settings import Settings
 from hero_api.testing import running
 from hero_api.web.fast_route import FastRoute
-
-from .test_bad_input import BAD, Request
+from tests.test_bad_input import BAD, Request
 
 JSON = "application/json"
 GOOD = b'{"name": "Deadpond", "secret_name": "Dive Wilson"}'

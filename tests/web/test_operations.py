@@ -13,8 +13,7 @@ from hero_api.database.sessions import open_database
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
-
-from .clusters import running_cluster
+from tests.clusters import running_cluster
 
 SOON = 30.0  # seconds: far more than anything here takes
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}

@@ -31,8 +31,7 @@ from hero_api.errors import (
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
-
-from .clusters import Cluster, connection_to, insert, running_cluster
+from tests.clusters import Cluster, connection_to, insert, running_cluster
 
 SOON = 30.0  # seconds: far more than anything here takes
 DEADPOND = {"name": "Deadpond", "secret_name": "Dive Wilson"}

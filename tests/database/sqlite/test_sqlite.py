@@ -30,8 +30,7 @@ from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
-
-from .servers import ROOT, UNPRIVILEGED, Server, serving
+from tests.servers import ROOT, UNPRIVILEGED, Server, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 

@@ -32,9 +32,8 @@ from hero_api.errors import StartError
 from hero_api.settings import Settings
 from hero_api.storage import Storage
 from hero_api.testing import running
-
-from .clusters import Cluster, connection_to
-from .test_cli import run
+from tests.clusters import Cluster, connection_to
+from tests.test_cli import run
 
 ID = {
     "sqlite": "id INTEGER PRIMARY KEY AUTOINCREMENT",

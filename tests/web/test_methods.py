@@ -6,7 +6,7 @@ from http.client import HTTPConnection
 
 import pytest
 
-from .servers import Server, serving
+from tests.servers import Server, serving
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"]
 LIMIT = 262_144  # bytes of a body, the default

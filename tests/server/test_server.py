@@ -19,9 +19,8 @@ import pytest
 
 from hero_api.database.postgresql.statements import LOCK
 from hero_api.settings import PREFIX
-
-from .clusters import Cluster
-from .servers import ROOT, launching, open_files, serving
+from tests.clusters import Cluster
+from tests.servers import ROOT, launching, open_files, serving
 
 BIN = str(Path(sys.executable).parent)
 PROMPT = 5.0  # seconds: several times what the end of a start may take

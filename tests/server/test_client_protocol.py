@@ -25,8 +25,7 @@ from uvicorn.server import ServerState
 from hero_api.routes import CHEAP
 from hero_api.server.client_protocol import Connection, ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
-
-from .servers import Server, serving
+from tests.servers import Server, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 

@@ -11,14 +11,13 @@ import pytest
 from hero_api.app import create_app
 from hero_api.settings import Settings
 from hero_api.testing import running
-
-from .clusters import MISSING, has_postgresql
-from .replication import Group, running_group, wait_until
-from .servers import Server, serving
-from .torture.failover import CLIENTS, PAUSE, PROMISE, fail_over, stored_heroes
-from .torture.ledger import Ledger
-from .torture.load import Load
-from .torture.wire import Connection, request_bytes
+from tests.clusters import MISSING, has_postgresql
+from tests.replication import Group, running_group, wait_until
+from tests.servers import Server, serving
+from tests.torture.failover import CLIENTS, PAUSE, PROMISE, fail_over, stored_heroes
+from tests.torture.ledger import Ledger
+from tests.torture.load import Load
+from tests.torture.wire import Connection, request_bytes
 
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 DEADLINE = 0.5  # seconds that a request waits, where a frozen server is waited for

@@ -16,9 +16,8 @@ import httpx
 import pytest
 
 from hero_api.database.sqlite.engine import has_wal_reset_fault
-
-from .clusters import Cluster
-from .servers import Server, launching, serving
+from tests.clusters import Cluster
+from tests.servers import Server, launching, serving
 
 SOON = 20.0  # seconds: far more than anything here takes
 DEADPOND = {"name": "Deadpond", "secret_name": "Dive Wilson"}

@@ -18,8 +18,7 @@ from hero_api.app import create_app
 from hero_api.database.postgresql.watchdog import ConnectionWatchdog
 from hero_api.settings import Settings
 from hero_api.testing import running
-
-from .clusters import Cluster
+from tests.clusters import Cluster
 
 DEADLINE = 0.3  # seconds that a request waits
 SOON = 30.0  # far more than anything here takes
