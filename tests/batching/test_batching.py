@@ -42,7 +42,7 @@ class Session(AsyncSession):
         self.commit_error: Exception | None = None
         self.may_connect = asyncio.Event()
         self.may_connect.set()
-        self.survives = True  # a transaction in which a statement failed
+        self.is_alive = True  # a transaction in which a statement failed
 
     async def connection(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - nobody looks at it
         await self.may_connect.wait()
@@ -61,8 +61,8 @@ class Session(AsyncSession):
     async def savepoint(self, words: str) -> None:
         self.log.append(words.lower())
 
-    async def hurry(self) -> None:
-        self.log.append("hurry")
+    async def limit_lock_waits(self) -> None:
+        self.log.append("limit_lock_waits")
 
     async def check(self) -> None:
         pass
@@ -71,8 +71,8 @@ class Session(AsyncSession):
     def can_check(self) -> bool:
         return False
 
-    async def goes_on(self, _error: Exception) -> bool:
-        return self.survives
+    async def survives(self, _error: Exception) -> bool:
+        return self.is_alive
 
     async def close(self) -> None:
         self.log.append("close")
@@ -321,7 +321,7 @@ async def test_what_was_served_is_served_again_where_an_error_ends_the_transacti
 ) -> None:
     first = await hold(double, Session(queues), batches)
     session = Session(queues)
-    session.survives = False
+    session.is_alive = False
     good, bad, other = await start(double, session, 1, 2, 3)
     batches.bad = {2: database_error(IntegrityError, CONSTRAINT)}
     batches.gate.set()
@@ -342,7 +342,7 @@ async def test_a_batch_that_fails_once_is_served_in_parts(
     batches.gate.set()
     assert await asyncio.gather(first, *others) == [0, 2, 2]
     assert batches.items == [[0], [1, 1], [1], [1]]
-    parts = ["hurry", *["savepoint", "release"] * 2]
+    parts = ["limit_lock_waits", *["savepoint", "release"] * 2]
     assert [session.log for session in sessions] == [["rollback", *parts, "commit"], []]
 
 
