@@ -49,7 +49,7 @@ FLOORS = [
     {"web.fast_route"},
     {"routes", "web.operations", "web.server_error", "server.client_protocol", "server.workers"},
     {"app", "server.lifecycle"},
-    {"main", "server.server", "testing"},
+    {"main", "server.server", "testing", "client"},
     {"cli"},
     {"__main__"},
 ]
