@@ -50,7 +50,7 @@ FLOORS = [
     {"routes", "web.operations", "web.server_error", "server.client_protocol", "server.workers"},
     {"app", "server.lifecycle"},
     {"main", "server.server", "testing", "client"},
-    {"cli"},
+    {"cli", "testing.fixtures"},
     {"__main__"},
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
