@@ -43,14 +43,15 @@ FLOORS = [
     {"batching.batch"},
     {"batching.queue"},
     {"batching"},
-    {"storage", "commands.copy", "commands.check", "commands.upgrade"},
+    {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
+    {"commands.copy", "commands.seed"},
     {"heroes"},
     {"web.body_limit", "dependencies", "web.exception_handlers", "server.http_protocol"},
     {"web.fast_route"},
     {"routes", "web.operations", "server.client_protocol", "server.workers"},
     {"app", "server.lifecycle"},
-    {"main", "server.server", "testing"},
-    {"cli"},
+    {"main", "server.server", "testing", "client"},
+    {"cli", "testing.fixtures"},
     {"__main__"},
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}

@@ -74,7 +74,7 @@ class Database:
 
     def __init__(self, engines: Engines, info: Mapping[str, Any]) -> None:
         self._reader = engines.reader
-        self._writer = engines.writer
+        self.writer = engines.writer
         self._info = {**info, STATEMENTS: {}}
 
     def read_session(self) -> ReadOnlySession:
@@ -83,7 +83,7 @@ class Database:
 
     def write_session(self) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until a batch runs on it."""
-        return ReadWriteSession(self._writer, info=self._info)
+        return ReadWriteSession(self.writer, info=self._info)
 
 
 def make_engines(settings: Settings) -> Engines:
