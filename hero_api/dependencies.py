@@ -12,7 +12,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
-from hero_api.database.pages import MAX_ID, MIN_ID
+from hero_api.database.pages import Number
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.errors import UnauthorizedError
 from hero_api.models import HeroPage
@@ -34,7 +34,7 @@ async def get_write_session(request: Request) -> ReadWriteSession:
 
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
-HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
+HeroId = Annotated[Number, Path()]
 PageQuery = Annotated[HeroPage, Query()]
 
 
