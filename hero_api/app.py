@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.telemetry import TelemetryConfig
 
@@ -16,6 +16,7 @@ from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 from hero_api.web import operations
 from hero_api.web.body_limit import BodyLimitMiddleware
+from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
 
 _EVERYWHERE = {
@@ -40,6 +41,7 @@ def create_app(
     app = FastAPI(
         title="Hero API",
         lifespan=_lifespan,
+        dependencies=[Depends(DeclaredQuery())],
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
         responses={
             status: {"model": Problem, "description": description}
