@@ -27,6 +27,9 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
+    root_path: Annotated[
+        str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
+    ] = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
@@ -34,7 +37,7 @@ def serve(
     from hero_api.server import server
     from hero_api.settings import Settings
 
-    settings = Settings.from_environment()
+    settings = Settings.from_environment(root_path=root_path)
     server.serve(create_app(settings), settings, host, port, workers)
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
-from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
+from hero_api.dependencies import HeroId, PageQuery, Prefix, ReadSession, TokenCheck, WriteSession
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
@@ -29,19 +29,19 @@ class HeroJSON(Response):
     media_type = "application/json"
 
 
-async def create_hero(hero: HeroCreate, session: WriteSession) -> Response:
+async def create_hero(hero: HeroCreate, session: WriteSession, prefix: Prefix) -> Response:
     """Store a hero; an `id` that you chose is honoured while it is free."""
     created = await heroes.create(session, hero)
-    return HeroJSON(created.body, headers={"Location": f"/heroes/{created.id}"})
+    return HeroJSON(created.body, headers={"Location": f"{prefix}/heroes/{created.id}"})
 
 
-async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
+async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
     """List heroes in id order; a full page's `Link` header leads to the next."""
     listed = await heroes.list_page(session, page)
     response = HeroJSON(listed.body)
     if listed.next_after is not None:
         following = urlencode(page.following(listed.next_after))
-        response.headers["Link"] = f'</heroes/?{following}>; rel="next"'
+        response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
     if listed.total is not None:
         response.headers["X-Total-Count"] = str(listed.total)
     return response

@@ -46,8 +46,8 @@ FLOORS = [
     {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
     {"commands.copy", "commands.seed"},
     {"heroes"},
+    {"web.cors", "web.declared_query", "web.head", "web.prefix"},
     {
-        "web.declared_query",
         "web.body_limit",
         "dependencies",
         "web.exception_handlers",
@@ -61,7 +61,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-WITHOUT_HTTP = sorted(set().union(*FLOORS[: FLOOR["dependencies"]]))
+WITHOUT_HTTP = sorted(set().union(*FLOORS[: FLOOR["web.prefix"]]))
 
 IMPORT_ALL = """
 import importlib, logging, os, signal, sys, threading

@@ -44,8 +44,10 @@ class DeclaredQuery:
             have = f"the known ones are {', '.join(known)}" if known else "there are none"
             message = f"There is no such parameter: {have}"
             raise RequestValidationError(
-                {"type": "extra_forbidden", "loc": ("query", name), "msg": message}
-                for name in unknown
+                [
+                    {"type": "extra_forbidden", "loc": ("query", name), "msg": message}
+                    for name in unknown
+                ]
             )
 
 
@@ -65,7 +67,7 @@ def _known_by(app: FastAPI, route: APIRoute) -> Sequence[str] | None:
 
 def _declared(tree: Dependant, overrides: _Overrides) -> Iterator[str | None]:
     """Yield the names that a dependency and its own declare; None for whatever may be sent."""
-    if tree.call in overrides:
+    if tree.call is not None and tree.call in overrides:
         tree = get_dependant(path=tree.path or "", call=overrides[tree.call])
     if isinstance(tree.call, APIKeyQuery):
         yield tree.call.model.name
