@@ -8,11 +8,11 @@ from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 
 from hero_api import routes
+from hero_api.answers import EVERYWHERE, UNAUTHORIZED
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
-from hero_api.models import Problem
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 from hero_api.web import operations
@@ -21,16 +21,9 @@ from hero_api.web.cors import JSONCORSMiddleware
 from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
 from hero_api.web.head import HeadMiddleware
+from hero_api.web.openapi import DocumentedFastAPI
 from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
-_EVERYWHERE = {
-    400: "The body cannot be parsed",
-    401: "The token is missing or wrong",
-    413: "The body is too large",
-    500: "A stored hero is damaged, or an error that the log has",
-    503: "The database is not available now; `detail` says whether anything was done",
-    507: "The database has no room left",
-}
 _NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 
 
@@ -42,16 +35,13 @@ def create_app(
     The tables of its `storages` are made where they are not there, and watched by `/readyz`.
     """
     settings = settings or Settings.from_environment()
-    app = FastAPI(
+    app = DocumentedFastAPI(
         title="Hero API",
+        servers=[{"url": settings.root_path or "/"}],
         lifespan=_lifespan,
         dependencies=[Depends(DeclaredQuery())],
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
-        responses={
-            status: {"model": Problem, "description": description}
-            for status, description in _EVERYWHERE.items()
-            if status != 401 or settings.token  # noqa: PLR2004
-        },
+        responses=EVERYWHERE | (UNAUTHORIZED if settings.token else {}),
     )
     app.state.settings = settings
     app.state.storages = storages

@@ -46,7 +46,8 @@ FLOORS = [
     {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
     {"commands.copy", "commands.seed"},
     {"heroes"},
-    {"web.cors", "web.declared_query", "web.head", "web.prefix"},
+    {"answers"},
+    {"web.openapi", "web.cors", "web.declared_query", "web.head", "web.prefix"},
     {
         "web.body_limit",
         "dependencies",

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
+from hero_api.answers import ALIVE, METRICS
 from hero_api.batching import BatchQueues
 from hero_api.dependencies import get_database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
@@ -59,9 +60,10 @@ async def read_options() -> Response:
 
 def add_routes(app: FastAPI) -> None:
     """Add the handlers to `app`."""
-    app.get("/livez", tags=["operations"])(read_livez)
-    app.get("/readyz", tags=["operations"])(read_readyz)
-    app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)(read_metrics)
+    get = partial(app.get, tags=["operations"])
+    get("/livez", responses=ALIVE)(read_livez)
+    get("/readyz", responses=ALIVE)(read_readyz)
+    get("/metrics", responses=METRICS, response_class=Response)(read_metrics)
     app.options("/", include_in_schema=False)(read_options)
 
 
