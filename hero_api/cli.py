@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -69,6 +70,43 @@ def upgrade() -> None:
     for line in lines:
         typer.echo(line)
     typer.echo(f"{shown(settings.url)} has all that the service needs")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.")],
+) -> None:
+    """Copy the database into a new file, also while the service writes, and check the copy."""
+    from hero_api.commands.backup import backup as copy_into
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The backup is for SQLite files; PostgreSQL has pg_dump and pg_basebackup")
+    try:
+        size = copy_into(settings, file)
+    except KeyboardInterrupt:
+        raise StartError(f"Stopped; there is no {file}") from None
+    typer.echo(f"{file} is a copy of {settings.path}, sound and on the disk ({size:,} bytes)")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup; it is only read.")],
+) -> None:
+    """Put a backup in the place of all that the database has, also while the service runs."""
+    from hero_api.commands.backup import restore as put
+    from hero_api.heroes import heroes
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The restore is for SQLite files; PostgreSQL has pg_restore and psql")
+    try:
+        put(settings, file, heroes.table)
+    except KeyboardInterrupt:
+        raise StartError(f"Stopped; nothing was changed in {settings.path}") from None
+    typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
 
 
 @app.command("copy")

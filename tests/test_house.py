@@ -44,7 +44,7 @@ FLOORS = [
     {"batching.queue"},
     {"batching"},
     {"storage", "commands.copy", "commands.check", "commands.upgrade"},
-    {"heroes"},
+    {"heroes", "commands.backup"},
     {"web.body_limit", "dependencies", "web.exception_handlers", "server.http_protocol"},
     {"web.fast_route"},
     {"routes", "web.operations", "web.server_error", "server.client_protocol", "server.workers"},

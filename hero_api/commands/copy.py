@@ -16,6 +16,7 @@ from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.postgresql.transfer import PostgreSQLEndpoint
 from hero_api.database.sessions import open_database
+from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.transfer import SQLiteEndpoint
 from hero_api.database.transfer import Row, TransferEndpoint, in_order
 from hero_api.errors import StartError
@@ -61,6 +62,8 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
             reason = f"has no table {table.name}; name the database of the service"
             raise StartError(f"{here.name} {reason}")
         _check_target(here, target, table, progress)
+        if not target.is_postgresql:
+            check_alone(target.path)
         asyncio.run(_make_table(target, table))
         with closing(_open(target, table, writes=True)) as there:
             copied = _copy(here, there, table, progress)
