@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,10 +85,8 @@ def backup(
     settings = Settings.from_environment()
     if settings.is_postgresql:
         raise StartError("The backup is for SQLite files; PostgreSQL has pg_dump and pg_basebackup")
-    try:
+    with _one_line(file, f"there is no {file}"):
         size = copy_into(settings, file)
-    except KeyboardInterrupt:
-        raise StartError(f"Stopped; there is no {file}") from None
     typer.echo(f"{file} is a copy of {settings.path}, sound and on the disk ({size:,} bytes)")
 
 
@@ -102,11 +102,55 @@ def restore(
     settings = Settings.from_environment()
     if settings.is_postgresql:
         raise StartError("The restore is for SQLite files; PostgreSQL has pg_restore and psql")
-    try:
+    with _one_line(file, f"nothing was changed in {settings.path}"):
         put(settings, file, heroes.table)
-    except KeyboardInterrupt:
-        raise StartError(f"Stopped; nothing was changed in {settings.path}") from None
     typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
+
+
+@app.command("export")
+def export_heroes(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; - is the output.")],
+) -> None:
+    """Write all heroes as JSON Lines, one a line, as the API answers them."""
+    from hero_api.commands.json_lines import export_lines
+    from hero_api.commands.new_file import new_file
+    from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
+    from hero_api.models import HeroPublic
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    is_output = str(file) == "-"
+    with _one_line(file, f"there is no {file}"), ExitStack() as stack:
+        path = 1 if is_output else stack.enter_context(new_file(file))
+        target = stack.enter_context(open(path, "wb", closefd=not is_output))
+        progress = stack.enter_context(Progress())
+        count = export_lines(settings, heroes, HeroPublic, target, progress)
+    typer.echo(f"{count:,} heroes are in {file}", err=is_output)
+
+
+@app.command("import")
+def import_heroes(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.")],
+    *,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over the lines that cannot be stored.")
+    ] = False,
+) -> None:
+    """Store a hero for each line, as POST would: all of the file, or nothing of it."""
+    from hero_api.commands.json_lines import import_lines
+    from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
+    from hero_api.models import HeroCreate
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    is_input = str(file) == "-"
+    with _one_line(file, "nothing was stored"), ExitStack() as stack:
+        source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
+        progress = stack.enter_context(Progress())
+        imported = import_lines(settings, heroes, HeroCreate, source, progress, skips_bad=skip_bad)
+    typer.echo(f"{imported.stored:,} heroes stored, {imported.skipped:,} lines passed over")
 
 
 @app.command("copy")
@@ -137,6 +181,17 @@ def copy_heroes(
         f"{copied.copied:,} heroes copied; both have {copied.heroes:,}, each the same "
         f"(SHA-256 {copied.checksum})"
     )
+
+
+@contextmanager
+def _one_line(file: Path, outcome: str) -> Iterator[None]:
+    """Say in one line what stopped a command that reads or writes a file."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StartError(f"Stopped; {outcome}") from None
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror or error}") from error
 
 
 def _settings(url: str, argument: str) -> "Settings":

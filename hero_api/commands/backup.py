@@ -1,9 +1,7 @@
 """`hero-api backup` and `hero-api restore`: a SQLite file, while the service runs on it."""
 
 import asyncio
-import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import Table
 
+from hero_api.commands.new_file import file_beside, new_file
 from hero_api.commands.upgrade import upgrade
 from hero_api.database.sessions import open_database
 from hero_api.database.sqlite.engine import check_alone
@@ -41,20 +40,13 @@ def backup(settings: Settings, file: Path) -> int:
     The copy is checked and synced before it gets its name. Raises `StartError`, one line.
     """
     path = settings.path
-    if os.path.lexists(file):
-        raise StartError(f"{file} is there already; name a new file")
     if not path.is_file():
         raise StartError(f"There is no database {path}")
-    with _copy_beside(file, of=path) as copy:
-        with _translate_errors(path):
-            # Not read-only, or SQLite would leave its two files beside one that nobody uses.
-            with closing(open_read_write(path, settings.busy_timeout)) as connection:
-                _copy(connection, copy)
-            _check(copy)
-        with _translate_errors(file):
-            _sync(copy)
-            copy.rename(file)
-            _sync(file.absolute().parent)
+    with new_file(file) as copy, _translate_errors(copy, path):
+        # Not read-only, or SQLite would leave its two files beside one that nobody uses.
+        with closing(open_read_write(path, settings.busy_timeout)) as connection:
+            _copy(connection, copy)
+        _check(copy)
     return file.stat().st_size
 
 
@@ -71,11 +63,11 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
     if file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
     check_alone(path)
-    with _copy_beside(path, of=file) as copy:
-        with _translate_errors(path), closing(open_read_only(path)) as connection:
+    with file_beside(path) as copy:
+        with _translate_errors(path, path), closing(open_read_only(path)) as connection:
             [page_size] = connection.execute("PRAGMA page_size").fetchone()
             form = _form(connection, table)
-        with _translate_errors(file):
+        with _translate_errors(copy, file):
             with closing(open_read_only(file)) as connection:
                 if not _form(connection, table):
                     raise StartError(f"{file} has no table {table.name}; name a backup")
@@ -90,25 +82,8 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
                         f"{file} has a table {table.name} of another kind than {path}: stop the "
                         f"service, move {path} away, and run the same command again"
                     )
-        with _translate_errors(path):
+        with _translate_errors(path, path):
             _put(copy, settings, time.monotonic() + patience)
-
-
-@contextmanager
-def _copy_beside(file: Path, *, of: Path) -> Iterator[Path]:
-    """Give a name for a copy on the same disk; what has it is deleted at the end.
-
-    What is wrong with the copy is wrong with what it is of.
-    """
-    with (
-        _translate_errors(file),
-        tempfile.TemporaryDirectory(prefix=".hero-api-", dir=file.absolute().parent) as directory,
-    ):
-        copy = Path(directory, "copy.db")
-        try:
-            yield copy
-        except StartError as error:
-            raise StartError(str(error).replace(str(copy), str(of))) from error
 
 
 def _form(connection: sqlite3.Connection, table: Table) -> object:
@@ -126,14 +101,6 @@ def _check(copy: Path) -> None:
         [problem] = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if problem != "ok":
         raise StartError(f"{copy} is damaged: {' '.join(problem.split())}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make_ready(settings: Settings, copy: Path, table: Table) -> None:
@@ -185,10 +152,11 @@ def _keep_drawn(live: sqlite3.Connection, copy: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
+def _translate_errors(copy: Path, of: Path) -> Iterator[None]:
+    """Raise `StartError`: what is wrong with a copy is wrong with what it is of."""
     try:
         yield
     except sqlite3.Error as error:
-        raise StartError(f"{path}: {error}") from error
-    except OSError as error:
-        raise StartError(f"{path}: {error.strerror or error}") from error
+        raise StartError(f"{of}: {error}") from error
+    except StartError as error:
+        raise StartError(str(error).replace(str(copy), str(of))) from error

@@ -57,7 +57,7 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
     A target that has others is left as it is. What was copied stays when the copy is stopped at
     any point, and the next one goes on after it. Raises `StartError`, one line.
     """
-    with closing(_open(source, table)) as here:
+    with closing(open_endpoint(source, table)) as here:
         if not here.has_table():
             reason = f"has no table {table.name}; name the database of the service"
             raise StartError(f"{here.name} {reason}")
@@ -65,11 +65,14 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
         if not target.is_postgresql:
             check_alone(target.path)
         asyncio.run(_make_table(target, table))
-        with closing(_open(target, table, writes=True)) as there:
+        with closing(open_endpoint(target, table, writes=True)) as there:
             copied = _copy(here, there, table, progress)
             there.finish(here.last_drawn())
     # Opened anew, to see what was written meanwhile.
-    with closing(_open(source, table)) as here, closing(_open(target, table)) as there:
+    with (
+        closing(open_endpoint(source, table)) as here,
+        closing(open_endpoint(target, table)) as there,
+    ):
         progress.begin("compared", here.count())
         try:
             heroes, checksum = _compare(here.rows(), there.rows(), progress)
@@ -78,7 +81,8 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
     return Copied(copied, heroes, checksum)
 
 
-def _open(settings: Settings, table: Table, *, writes: bool = False) -> TransferEndpoint:
+def open_endpoint(settings: Settings, table: Table, *, writes: bool = False) -> TransferEndpoint:
+    """Open a table of a database of either engine. Raises `StartError`, one line."""
     endpoint = PostgreSQLEndpoint if settings.is_postgresql else SQLiteEndpoint
     return endpoint(settings, table, writes=writes)
 
@@ -94,7 +98,7 @@ def _check_target(
     """Refuse a target that has other rows than those that a copy would have begun with."""
     if not target.is_postgresql and not target.path.is_file():
         return
-    with closing(_open(target, table)) as there:
+    with closing(open_endpoint(target, table)) as there:
         if there.identity == here.identity:
             raise StartError(f"{here.name} and {there.name} are the same database; name two")
         last = there.last_id() if there.has_table() else None
