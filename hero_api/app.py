@@ -17,7 +17,6 @@ from hero_api.storage import AnyStorage
 from hero_api.web import operations
 from hero_api.web.body_limit import BodyLimitMiddleware
 from hero_api.web.exception_handlers import add_exception_handlers
-from hero_api.web.server_error import ServerErrorMiddleware
 
 _EVERYWHERE = {
     400: "The body cannot be parsed",
@@ -52,7 +51,6 @@ def create_app(
     app.state.storages = storages
     app.state.cheap_requests = routes.CHEAP
     app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_size)
-    app.add_middleware(ServerErrorMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

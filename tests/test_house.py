@@ -54,7 +54,7 @@ FLOORS = [
     {"heroes", "commands.backup", "commands.json_lines"},
     {"web.body_limit", "dependencies", "web.exception_handlers", "server.http_protocol"},
     {"web.fast_route"},
-    {"routes", "web.operations", "web.server_error", "server.client_protocol", "server.workers"},
+    {"routes", "web.operations", "server.client_protocol", "server.workers"},
     {"app", "server.lifecycle"},
     {"main", "server.server", "testing"},
     {"cli"},

@@ -357,7 +357,7 @@ async def broken(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
     app.dependency_overrides[get_read_session] = fail
     app.dependency_overrides[get_write_session] = fail
-    async with running(app) as client:
+    async with running(app, raise_app_exceptions=False) as client:
         yield client
 
 
@@ -410,7 +410,7 @@ async def test_what_the_message_of_a_fault_repeats_reaches_the_log_escaped(
 
 
 async def test_a_fault_does_not_take_the_service_down(app: FastAPI) -> None:
-    async with running(app) as client:
+    async with running(app, raise_app_exceptions=False) as client:
         app.dependency_overrides[get_read_session] = lambda: 1 / 0
         assert (await client.get("/heroes/1")).status_code == 500
         app.dependency_overrides.clear()

@@ -207,7 +207,7 @@ class Batch:
         session = calls[0].session
         try:
             if self._writes:
-                await session.hurry()
+                await session.limit_lock_waits()
             await spec.function(session, [])
         except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
             found = without_items
@@ -228,7 +228,7 @@ class Batch:
         if len(found) > 1 or self._waits:
             await self._lock(session, calls)
         if self._waits:
-            await session.hurry()  # the row is locked: nothing else is waited for
+            await session.limit_lock_waits()  # the row is locked: nothing else is waited for
         outcomes: _Outcomes = []
         for stage in found:
             self._running = stage[0].spec
@@ -239,7 +239,7 @@ class Batch:
 
     async def _run_parts(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
         """Run calls of which some fail: halves of them, each behind a savepoint."""
-        await session.hurry()
+        await session.limit_lock_waits()
         if len(stages(calls)) > 1:
             await self._lock(session, calls)
         has_savepoint = False
@@ -262,7 +262,7 @@ class Batch:
                 concerns_all = verdict.concerns is Concerns.EVERYBODY and not is_hearsay(error)
                 if concerns_all or verdict.concerns is Concerns.MOMENT:
                     raise
-                has_savepoint = await session.goes_on(error)
+                has_savepoint = await session.survives(error)
                 if has_savepoint:
                     await session.savepoint("ROLLBACK TO")
                 else:  # it has ended the transaction: begin once more, with what went well

@@ -30,9 +30,9 @@ class ReadWriteSession(ReadOnlySession):
         """Execute `words` (`SAVEPOINT`, `RELEASE`, `ROLLBACK TO`) for the one savepoint."""
         await fetch(self, f"{words} part", {})
 
-    async def hurry(self) -> None:
-        """Wait for no lock for long, until the transaction ends."""
-        await _fetch_if_any(self, "hurry")
+    async def limit_lock_waits(self) -> None:
+        """Wait only briefly for locks, until the transaction ends."""
+        await _fetch_if_any(self, "limit_lock_waits")
 
     async def check(self) -> None:
         """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
@@ -43,13 +43,13 @@ class ReadWriteSession(ReadOnlySession):
         """Whether `check` finds what COMMIT would refuse."""
         return "check" in _module(self).STATEMENTS
 
-    async def goes_on(self, error: Exception) -> bool:
+    async def survives(self, error: Exception) -> bool:
         """Say whether the transaction that `error` was raised in can go on from a savepoint."""
         driver = (await connect(self)).connection.driver_connection
-        return bool(_module(self).goes_on(driver, error))
+        return bool(_module(self).survives(driver, error))
 
     async def probe(self) -> ServiceError | None:
-        """Write, and change nothing; return what a create would be told that finds no room."""
+        """Write without changing anything; return the error of a create for which there is no room."""
         error: ServiceError | None = await _module(self).probe(partial(fetch, self))
         return error
 

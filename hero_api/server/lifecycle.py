@@ -4,6 +4,8 @@ The connection paces what it reads from the client by what the application has t
 It is passed along in ASGI's `state`.
 """
 
+from contextlib import suppress
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hero_api.server.client_protocol import Connection
@@ -25,6 +27,9 @@ class RequestLifecycleMiddleware:
             return message
 
         try:
-            await self.app(scope, receive_and_note, send)
+            # Starlette raises an error again when it was logged and answered; uvicorn would log it
+            # once more, and close the connection.
+            with suppress(Exception):
+                await self.app(scope, receive_and_note, send)
         finally:
             connection.request_ended(overloaded="overloaded" in scope["state"])

@@ -1,5 +1,7 @@
 """How large the body of a request may be."""
 
+from collections.abc import Awaitable
+
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,14 +18,12 @@ class BodyLimitMiddleware:
         self.max_body_size = max_body_size
         self._detail = f"The body is larger than {max_body_size} bytes"
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         if _declared_size(scope) > self.max_body_size:
-            await JSONResponse({"detail": self._detail}, 413)(scope, receive, send)
-            return
+            return JSONResponse({"detail": self._detail}, 413)(scope, receive, send)
         size = 0
 
         async def receive_within_limit() -> Message:
@@ -34,7 +34,7 @@ class BodyLimitMiddleware:
                 raise HTTPException(413, self._detail)
             return message
 
-        await self.app(scope, receive_within_limit, send)
+        return self.app(scope, receive_within_limit, send)
 
 
 def _declared_size(scope: Scope) -> int:

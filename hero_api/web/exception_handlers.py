@@ -1,6 +1,7 @@
 """How errors are answered: each as JSON with a `detail`, as FastAPI does."""
 
 import logging
+import traceback
 import uuid
 from typing import cast
 
@@ -10,6 +11,7 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -19,10 +21,12 @@ logger = logging.getLogger("hero_api")
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    """Let `app` answer domain errors, and remedy three of FastAPI's own answers."""
+    """Let `app` answer every error in JSON, also one that nobody foresaw."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(405, _method_not_allowed)
+    app.add_exception_handler(ClientDisconnect, _client_disconnect)
+    app.add_exception_handler(Exception, _unforeseen_error)
 
 
 def error_response(request: Request, error: ServiceError) -> Response:
@@ -68,3 +72,16 @@ async def _method_not_allowed(request: Request, error: Exception) -> Response:
     allow = {"Allow": ", ".join(sorted(set().union(*matching)))}
     answer = cast(HTTPException, error)
     return await http_exception_handler(request, HTTPException(405, answer.detail, allow))
+
+
+async def _client_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody is left to read it
+
+
+async def _unforeseen_error(request: Request, error: Exception) -> Response:
+    """Answer an error that nobody foresaw; Starlette raises it again when this is sent."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
+    # The second repr escapes what an exception's own may contain, such as line breaks.
+    reason = f"{repr(error)!r} in {where}"
+    return fault_response(request.scope, "Internal Server Error", reason)

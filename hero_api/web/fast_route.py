@@ -5,7 +5,7 @@ a get, and a simple handler needs neither. FastAPI serves everything else: every
 every request that is not plainly good. So FastAPI alone says what is refused, and how.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from inspect import iscoroutinefunction, signature
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
@@ -46,8 +46,14 @@ class FastRoute(APIRoute):
             self._dependencies = [
                 (each.name, _call(each)) for each in only.dependencies if not _is_check(each)
             ]
-            self._fastapi = self.app
-            self.app = self._serve
+
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """Serve one request."""
+        # A router that is included may have dependencies of its own.
+        is_included = scope.get("app") is not self.dependency_overrides_provider
+        if self.is_fast and not is_included and scope["method"] in (self.methods or ()):
+            return self._serve(scope, receive, send)
+        return super().handle(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         received: list[Message] = []
@@ -59,13 +65,13 @@ class FastRoute(APIRoute):
 
         request = Request(scope, receive_and_keep, send)
         values = None
-        if not getattr(self.dependency_overrides_provider, "dependency_overrides", None):
+        if not scope["app"].dependency_overrides:
             # Before the body is read: a client without the token learns nothing else.
             for check in self._checks:
                 await check(request)
             values = self._read(request, await request.body() if self._body else b"")
         if values is None:
-            await self._fastapi(scope, _again(received, receive), send)
+            await self.app(scope, _again(received, receive), send)
             return
         for name, call in self._dependencies:
             value = await call(request)

@@ -61,8 +61,8 @@ class Session(AsyncSession):
     async def savepoint(self, words: str) -> None:
         self.log.append(words.lower())
 
-    async def hurry(self) -> None:
-        self.log.append("hurry")
+    async def limit_lock_waits(self) -> None:
+        self.log.append("limit_lock_waits")
 
     async def check(self) -> None:
         pass
@@ -71,7 +71,7 @@ class Session(AsyncSession):
     def can_check(self) -> bool:
         return False
 
-    async def goes_on(self, _error: Exception) -> bool:
+    async def survives(self, _error: Exception) -> bool:
         return self.survives
 
     async def close(self) -> None:
@@ -342,7 +342,7 @@ async def test_a_batch_that_fails_once_is_served_in_parts(
     batches.gate.set()
     assert await asyncio.gather(first, *others) == [0, 2, 2]
     assert batches.items == [[0], [1, 1], [1], [1]]
-    parts = ["hurry", *["savepoint", "release"] * 2]
+    parts = ["limit_lock_waits", *["savepoint", "release"] * 2]
     assert [session.log for session in sessions] == [["rollback", *parts, "commit"], []]
 
 

@@ -509,12 +509,12 @@ async def test_a_dependency_is_called_once_for_a_request_that_is_refused() -> No
     assert state == expected
 
 
-async def test_an_included_route_keeps_the_dependencies_of_its_router() -> None:
+@pytest.mark.parametrize("router", [APIRouter(), FastAPI().router], ids=["own", "of another app"])
+async def test_an_included_route_keeps_the_dependencies_of_its_router(router: APIRouter) -> None:
     async def refuse() -> None:
         raise HTTPException(403)
 
-    router = APIRouter(route_class=FastRoute)
-    router.add_api_route("/added", of_nothing)
+    router.add_api_route("/added", of_nothing, route_class_override=FastRoute)
     app = FastAPI()
     app.include_router(router, dependencies=[Depends(refuse)])
     transport = httpx.ASGITransport(app)

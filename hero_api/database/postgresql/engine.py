@@ -40,7 +40,7 @@ _MARGIN = 0.5  # seconds that the server has to end a statement itself when its 
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
 _OLD_PLAN = "0A000"  # and that of a prepared statement whose table was altered
 STATEMENTS = {  # see `ReadWriteSession`
-    "hurry": f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'",
+    "limit_lock_waits": f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'",
     "check": "SET CONSTRAINTS ALL IMMEDIATE",
 }
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
@@ -145,7 +145,7 @@ def is_lost(driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
     return driver.closed or getattr(error, "sqlstate", None) == _READ_ONLY
 
 
-def goes_on(_driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
+def survives(_driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
     """Say whether the transaction can go on from a savepoint."""
     return not (getattr(error, "sqlstate", None) or "").startswith("40")
 

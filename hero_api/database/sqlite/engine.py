@@ -282,7 +282,7 @@ def is_lost(driver: aiosqlite.Connection, _error: Exception) -> bool:
         return True
 
 
-def goes_on(driver: aiosqlite.Connection, error: Exception) -> bool:
+def survives(driver: aiosqlite.Connection, error: Exception) -> bool:
     """Say whether the transaction outlived `error`: RAISE(ROLLBACK), for one, ends it."""
     # What follows a damaged page in its transaction fails too.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
