@@ -3,6 +3,9 @@
 import os
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,6 +75,85 @@ def upgrade() -> None:
     typer.echo(f"{shown(settings.url)} has all that the service needs")
 
 
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.")],
+) -> None:
+    """Copy the database into a new file, also while the service writes, and check the copy."""
+    from hero_api.commands.backup import backup as copy_into
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The backup is for SQLite files; PostgreSQL has pg_dump and pg_basebackup")
+    with _one_line(file, f"there is no {file}"):
+        size = copy_into(settings, file)
+    typer.echo(f"{file} is a copy of {settings.path}, sound and on the disk ({size:,} bytes)")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup; it is only read.")],
+) -> None:
+    """Put a backup in the place of all that the database has, also while the service runs."""
+    from hero_api.commands.backup import restore as put
+    from hero_api.heroes import heroes
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The restore is for SQLite files; PostgreSQL has pg_restore and psql")
+    with _one_line(file, f"nothing was changed in {settings.path}"):
+        put(settings, file, heroes.table)
+    typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
+
+
+@app.command("export")
+def export_heroes(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; - is the output.")],
+) -> None:
+    """Write all heroes as JSON Lines, one a line, as the API answers them."""
+    from hero_api.commands.json_lines import export_lines
+    from hero_api.commands.new_file import new_file
+    from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
+    from hero_api.models import HeroPublic
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    is_output = str(file) == "-"
+    with _one_line(file, f"there is no {file}"), ExitStack() as stack:
+        path = 1 if is_output else stack.enter_context(new_file(file))
+        target = stack.enter_context(open(path, "wb", closefd=not is_output))
+        progress = stack.enter_context(Progress())
+        count = export_lines(settings, heroes, HeroPublic, target, progress)
+    typer.echo(f"{count:,} heroes are in {file}", err=is_output)
+
+
+@app.command("import")
+def import_heroes(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.")],
+    *,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over the lines that cannot be stored.")
+    ] = False,
+) -> None:
+    """Store a hero for each line, as POST would: all of the file, or nothing of it."""
+    from hero_api.commands.json_lines import import_lines
+    from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
+    from hero_api.models import HeroCreate
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    is_input = str(file) == "-"
+    with _one_line(file, "nothing was stored"), ExitStack() as stack:
+        source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
+        progress = stack.enter_context(Progress())
+        imported = import_lines(settings, heroes, HeroCreate, source, progress, skips_bad=skip_bad)
+    typer.echo(f"{imported.stored:,} heroes stored, {imported.skipped:,} lines passed over")
+
+
 @app.command("copy")
 def copy_heroes(
     source_url: Annotated[
@@ -131,6 +213,17 @@ def seed(
         raise StartError("Stopped; what was stored until then is there") from None
     ids = f", of the ids {first:,} to {last:,}" if count else ""
     typer.echo(f"{count:,} heroes stored in {shown(settings.url)}{ids} (--seed {number})")
+
+
+@contextmanager
+def _one_line(file: Path, outcome: str) -> Iterator[None]:
+    """Say in one line what stopped a command that reads or writes a file."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StartError(f"Stopped; {outcome}") from None
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror or error}") from error
 
 
 def _settings(url: str, argument: str) -> "Settings":

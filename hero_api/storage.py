@@ -244,6 +244,18 @@ class Storage(Generic[Create, Update]):
             for place, row_id in enumerate(ids)
         ]
 
+    async def create_all(
+        self, session: ReadWriteSession, rows: Sequence[Create]
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows; no id is drawn that another row of them has chosen."""
+        results: dict[int, Created | ServiceError] = {}
+        for create, is_chosen in ((self.create_chosen, True), (self.create_many, False)):
+            places = [n for n, row in enumerate(rows) if (_chosen_id(row) is not None) == is_chosen]
+            if places:
+                stored = await create(session, [rows[place] for place in places])
+                results |= zip(places, stored, strict=True)
+        return [results[place] for place in range(len(rows))]
+
     async def update_many(
         self, session: ReadWriteSession, patches: Sequence[Patch]
     ) -> Sequence[str | ServiceError]:
