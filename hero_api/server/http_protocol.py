@@ -21,15 +21,15 @@ class ParseState(Enum):
     BODY = auto()
 
 
-class Parser(HttpToolsProtocol):
+class HTTPProtocol(HttpToolsProtocol):
     """Notes what httptools calls as it parses: nobody else knows for sure where a message ends."""
 
     # With these in its dict, the dict would be of a larger and slower kind.
-    __slots__ = ("_cycles", "_tail", "is_lost", "place", "progress", "requests")
+    __slots__ = ("_cycles", "_tail", "is_lost", "progress", "requests", "state")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
-        self.place = ParseState.IDLE
+        self.state = ParseState.IDLE
         self.requests = 0  # whose heads have arrived
         self.progress = 0  # counts these, and pieces of bodies
         self.is_lost = False  # a request leaves the protocol: nobody knows what follows it
@@ -51,7 +51,7 @@ class Parser(HttpToolsProtocol):
             self._parse(seen[passed : offer.end()])
             passed = offer.end()
             # The parser knows whether it stands in a head now, or in a body that looks like one.
-            if self.place is ParseState.HEADERS:
+            if self.state is ParseState.HEADERS:
                 self._parse(b"d")
         self._parse(seen[passed:])
 
@@ -61,12 +61,12 @@ class Parser(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Take note that a head begins."""
-        self.place = ParseState.HEADERS
+        self.state = ParseState.HEADERS
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Take note that a head has arrived."""
-        self.place = ParseState.BODY
+        self.state = ParseState.BODY
         self.requests += 1
         self.progress += 1
         self.is_lost = self.parser.should_upgrade()
@@ -83,7 +83,7 @@ class Parser(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take note that a request has arrived."""
-        self.place = ParseState.IDLE
+        self.state = ParseState.IDLE
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -101,6 +101,10 @@ class Parser(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
         self.scope = None  # type: ignore[assignment]
         self.headers = []
+
+    def announce_close(self) -> None:
+        """Let the answer to the last request say that the connection is closed after it."""
+        self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else."""

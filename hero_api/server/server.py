@@ -20,22 +20,28 @@ from hero_api.database.sqlite.engine import has_wal_reset_fault
 from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.server.acceptor import Acceptor
+from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.client_protocol import ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
 from hero_api.server.signals import stop_signals
 from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
+from hero_api.web.operations import PROBES
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
     "(sqlite.org/wal.html, the WAL-reset bug): serve with one worker, "
     "use SQLite 3.51.3 or newer, or use PostgreSQL"
 )
+# Requests that are under way at a time.
+_READS = 64  # a batch of gets
+_WRITES = 256  # a batch
+_LOCKED_ROW = 1.0  # seconds
 # Seconds after SIGTERM. The end is promised within five of them.
 _START = 0.5  # until a start that is not done is cut off
-_CATCH_UP = 1.0  # until requests that were read behind others have begun
+_DRAIN = 1.0  # until requests that wait, or were read behind others, have begun
 _PATIENCE = 2.5  # until neither the database nor a client is waited for
-_DRAIN = 3  # after the first: until uvicorn cancels what is left
+_CANCEL = 3  # after the drain: until uvicorn cancels what is left
 
 
 def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
@@ -62,8 +68,17 @@ def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Work
 async def _serve(
     app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
 ) -> None:
-    cheap: tuple[bytes, ...] = app.state.cheap_requests
-    connections = ProtocolFactory(settings.client_timeout, settings.max_waiting, cheap)
+    timeout = settings.request_timeout
+    # Reads that take long do not count. On SQLite such writes do: it has one writer anyway, and
+    # one that stands still would otherwise let everything in. On PostgreSQL a write may wait for a
+    # locked row, which is to hold up nobody else for long.
+    patience = _LOCKED_ROW if settings.is_postgresql else float("inf")
+    protocols = ProtocolFactory(
+        settings.client_timeout,
+        safe=AdmissionLimiter(_READS, timeout),
+        unsafe=AdmissionLimiter(_WRITES, timeout, patience),
+        exempt=PROBES,
+    )
     config = uvicorn.Config(
         RequestLifecycleMiddleware(app),
         ws="none",
@@ -72,9 +87,9 @@ async def _serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN,
+        timeout_graceful_shutdown=_CANCEL,
     )
-    server = _Server(config, app, listener, connections)
+    server = _Server(config, app, listener, protocols)
     loop = asyncio.get_running_loop()
 
     def cut_off() -> None:
@@ -105,7 +120,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 20, 10)
-        sweep = asyncio.create_task(connections.sweep())
+        sweep = asyncio.create_task(protocols.sweep())
         await server.serve()
         sweep.cancel()
 
@@ -121,19 +136,19 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         app: FastAPI,
         listener: socket.socket,
-        connections: ProtocolFactory,
+        protocols: ProtocolFactory,
     ) -> None:
         super().__init__(config)
         self._app = app
         self._listener = listener
-        self._connections = connections
+        self._protocols = protocols
         self._acceptor: Acceptor | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, on no socket of uvicorn's."""
         await super().startup(sockets or [])
         protocol = partial(
-            self._connections,
+            self._protocols,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -144,17 +159,18 @@ class _Server(uvicorn.Server):
         """Answer what was read, and close the connections."""
         self._app.state.draining = True
         if self._acceptor:
-            self._acceptor.close()
+            await self._acceptor.close()
         asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
-        # uvicorn would close a connection after the request under way, whatever was read behind it.
-        await self._connections.catch_up(_CATCH_UP)
+        # uvicorn would close idle connections at once, and the others after the request under way,
+        # whatever was read behind it.
+        await self._protocols.drain(_DRAIN)
         await super().shutdown(sockets)
 
     def _give_up(self) -> None:
         """Wait no more for the database, nor for clients: uvicorn would cancel what is left."""
         queues: BatchQueues = self._app.state.queues
         queues.give_up()
-        self._connections.abort_waiting()
+        self._protocols.abort_waiting()
 
 
 def _listen(host: str, port: int) -> socket.socket:
