@@ -9,7 +9,8 @@ from collections import OrderedDict
 from typing import Protocol
 
 _PATIENCE = 0.05  # seconds
-_LATELY = 1.0  # seconds
+_SHARE = 8  # where clients give up, one for so many that begin, the order changes
+_FEW = 64  # requests that are under way then
 _STALLED = 1.0  # seconds: by so much the timer is late only where the process stood still
 
 
@@ -34,9 +35,10 @@ class AdmissionLimiter:
     it. One that takes longer than `patience` seconds does not count any more, so that slow work
     holds up nobody else, and neither does one whose client is slow to send it.
 
-    The first to come is the first to be admitted, until clients give up waiting. Then two of three
-    are the newest, which have most of their patience left. Of the others nearly all would give up
-    before they are answered, and yet they must not wait for ever: they may be patient.
+    The first to come is the first to be admitted, until clients give up waiting. Those who came
+    first would then give up before they are answered, nearly all of them. So two of three that
+    begin are the newest, and few at a time, so that they are answered soon; the third is the
+    oldest, which may be patient, and must not wait for ever.
     """
 
     def __init__(self, limit: int, timeout: float, patience: float = _PATIENCE) -> None:
@@ -47,8 +49,9 @@ class AdmissionLimiter:
         self._admitted: dict[Admitted, float] = {}  # since when
         self._waiting: OrderedDict[Admitted, float] = OrderedDict()  # in the order of arrival
         self._half_closed: OrderedDict[Admitted, None] = OrderedDict()  # some of the waiting
-        self._given_up_at = float("-inf")
-        self._turn = 0
+        self._given_up = 0  # of late
+        self._begun = 0
+        self._is_hasty = False  # whether clients give up
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -69,7 +72,7 @@ class AdmissionLimiter:
         """Take note that the connection's request was answered, or will not begin any more."""
         if self._waiting.pop(connection, None) is not None:
             self._half_closed.pop(connection, None)
-            self._given_up_at = self._loop.time()
+            self._given_up += 1
         self._admitted.pop(connection, None)
         if self._waiting and not self._is_due:
             self._is_due = True
@@ -81,7 +84,7 @@ class AdmissionLimiter:
         Nearly always it has given up, but it may still read the answer. So the request waits on,
         unless many are like it: then the one of longest ago is dropped.
         """
-        self._given_up_at = self._loop.time()
+        self._given_up += 1
         self._half_closed[connection] = None
         if len(self._half_closed) > self._limit:
             dropped, _ = self._half_closed.popitem(last=False)
@@ -96,13 +99,13 @@ class AdmissionLimiter:
 
     def _admit(self) -> None:
         self._is_due = False
-        lately = self._loop.time() - _LATELY
-        while self._waiting and len(self._admitted) < self._limit:
-            self._turn += 1
-            is_newest = self._given_up_at > lately and self._turn % 3 > 0
+        limit = min(self._limit, _FEW) if self._is_hasty else self._limit
+        while self._waiting and len(self._admitted) < limit:
+            is_newest = self._is_hasty and self._begun % 3 > 0
             self._begin(*self._waiting.popitem(last=is_newest))
 
     def _begin(self, connection: Admitted, arrived: float) -> None:
+        self._begun += 1
         self._half_closed.pop(connection, None)
         self._admitted[connection] = self._loop.time()
         connection.begin(arrived)
@@ -114,6 +117,9 @@ class AdmissionLimiter:
     def _pass_over(self, due: float) -> None:
         """Make room where requests take too long, and admit those whose time is over."""
         self._timer = None
+        self._is_hasty = self._given_up * _SHARE > self._begun + self._limit
+        self._given_up //= 2
+        self._begun //= 2
         now = self._loop.time()
         if now - due > _STALLED:
             # Nobody could have been admitted meanwhile.
@@ -128,3 +134,5 @@ class AdmissionLimiter:
             self._begin(*self._waiting.popitem(last=False))
         if self._waiting:
             self._start_timer()
+        else:
+            self._is_hasty = False

@@ -7,8 +7,9 @@ has arrived.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -48,9 +49,7 @@ class ProtocolFactory:
 
     def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
         """Make the protocol of a new connection."""
-        protocol = ClientProtocol(self)
-        protocol.http = HTTPProtocol(app_state=app_state | {"connection": protocol}, **options)
-        return protocol
+        return ClientProtocol(self, partial(HTTPProtocol, app_state=app_state, **options))
 
     def limiter(self, data: bytes | bytearray) -> AdmissionLimiter | None:
         """Return the limiter of a request that begins with `data`; None where it need not wait."""
@@ -104,10 +103,11 @@ class ClientProtocol(asyncio.Protocol):
     `arrived` is when the request under way arrived, where it had to wait before it was begun.
     """
 
-    http: HTTPProtocol
-
-    def __init__(self, factory: ProtocolFactory) -> None:
+    def __init__(self, factory: ProtocolFactory, make_http: Callable[..., HTTPProtocol]) -> None:
         self.arrived: float | None = None
+        # Made when it is needed: many clients may come that leave before their request is begun.
+        self.http: HTTPProtocol | None = None
+        self._make_http = make_http
         self._factory = factory
         self._limiter: AdmissionLimiter | None = None
         self._is_waiting = False  # to be admitted
@@ -128,18 +128,26 @@ class ClientProtocol(asyncio.Protocol):
 
     @property
     def _under_way(self) -> int:
-        return self.http.requests - self._answered
+        return self.http.requests - self._answered if self.http else 0
+
+    @property
+    def _is_lost(self) -> bool:
+        return self.http is not None and self.http.is_lost
+
+    @property
+    def _state(self) -> ParseState:
+        return self.http.state if self.http else ParseState.IDLE
 
     def _is_busy(self) -> bool:
         """Say whether what arrives has to wait: for admission, or for the request before it."""
-        is_answering = self._under_way > 0 and self.http.state is not ParseState.BODY
-        return self._is_waiting or is_answering
+        if self._is_waiting:
+            return True
+        return self._under_way > 0 and self._state is not ParseState.BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = BufferedTransport(cast("asyncio.Transport", transport))
         self._receives_since = self._time()
         self._factory.open.add(self)
-        self.http.connection_made(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._factory.lost(self)
@@ -147,12 +155,13 @@ class ClientProtocol(asyncio.Protocol):
             self._limiter.release(self)
         self._transport = None
         self._held.clear()
-        self.http.connection_lost(exc)
-        # It refers to this one too: let both go now, not when the collector finds them.
-        del self.http
+        if self.http:
+            self.http.connection_lost(exc)
+            # It refers to this one too: let both go now, not when the collector finds them.
+            self.http = None
 
     def data_received(self, data: bytes) -> None:
-        if self.http.is_lost:
+        if self._is_lost:
             return
         is_small = len(data) <= _SLICE and not self._held
         if is_small and not self._is_busy() and self._is_admitted(data):
@@ -183,13 +192,15 @@ class ClientProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._sends_since = self._time()
-        self.http.pause_writing()
+        if self.http:
+            self.http.pause_writing()
 
     def resume_writing(self) -> None:
         self._sends_since = None
-        if self._receives_since is not None and self.http.state is ParseState.IDLE:
+        if self._receives_since is not None and self._state is ParseState.IDLE:
             self._receives_since = self._time()
-        self.http.resume_writing()
+        if self.http:
+            self.http.resume_writing()
 
     def close_if_late(self, latest: float) -> None:
         """Close the connection if its client has been waited for since before `latest`."""
@@ -204,7 +215,7 @@ class ClientProtocol(asyncio.Protocol):
 
     def announce_close(self) -> None:
         """Let the answer to the last request that was read say that it is the last."""
-        if self._under_way and not self._held:
+        if self.http and self._under_way and not self._held:
             self.http.announce_close()
 
     def body_taken(self) -> None:
@@ -217,7 +228,8 @@ class ClientProtocol(asyncio.Protocol):
         """Take note that a request was answered, maybe before the whole of it has arrived."""
         self._answered += 1
         self._is_full = False
-        if (transport := self._transport) is None:
+        http, transport = self.http, self._transport
+        if http is None or transport is None:
             return
         self._receives_since = None
         self._time_client()
@@ -225,16 +237,16 @@ class ClientProtocol(asyncio.Protocol):
             self.arrived = None
             if self._limiter:
                 self._limiter.release(self)
-            if self.http.state is ParseState.IDLE:
-                self.http.forget()
-        if self.http.is_lost and not self._under_way:
+            if http.state is ParseState.IDLE:
+                http.forget()
+        if http.is_lost and not self._under_way:
             transport.close()
         elif self._held or self._is_half_closed or self._is_busy() or not transport.is_reading():
             self._feed()
 
     def _is_admitted(self, data: bytes | bytearray) -> bool:
         """Say whether `data` may be parsed: a request that begins with it may have to wait."""
-        if not self._under_way and self.http.state is ParseState.IDLE and not data.isspace():
+        if not self._under_way and self._state is ParseState.IDLE and not data.isspace():
             self._receives_since = None
             self._limiter = self._factory.limiter(data)
             self._is_waiting = self._limiter is not None and not self._limiter.acquire(self)
@@ -263,7 +275,8 @@ class ClientProtocol(asyncio.Protocol):
                 transport.close()
 
     def _pass_on(self, data: bytes) -> None:
-        http, transport = self.http, cast("asyncio.Transport", self._transport)
+        transport = cast("asyncio.Transport", self._transport)
+        http = self.http or self._open_http(transport)
         before = http.progress
         http.data_received(data)
         self._time_client()
@@ -277,6 +290,12 @@ class ClientProtocol(asyncio.Protocol):
             self._held.clear()
         elif not transport.is_reading():
             self._is_full = True
+
+    def _open_http(self, transport: asyncio.Transport) -> HTTPProtocol:
+        self.http = self._make_http()
+        self.http.app_state = self.http.app_state | {"connection": self}
+        self.http.connection_made(transport)
+        return self.http
 
     def _time_client(self) -> None:
         """Know since when the client is waited for, if it is."""

@@ -99,13 +99,24 @@ async def test_one_that_leaves_without_having_come_makes_no_room(arrivals: Arriv
 async def test_when_clients_give_up_two_of_three_that_begin_are_the_newest(
     arrivals: Arrivals,
 ) -> None:
-    requests, _ = arrivals.come(LIMIT + 9)
-    arrivals.limiter.release(requests[-1])  # it gave up
-    for request in requests[:LIMIT]:
+    requests, _ = arrivals.come(LIMIT + 30)
+    for request in requests[-20:]:
         arrivals.limiter.release(request)
-    waiting = requests[LIMIT:-1]
-    expected = [*waiting[:-3:-1], waiting[0], *waiting[-3:-5:-1], waiting[1]]
-    assert await arrivals.begun(LIMIT) == expected
+    waiting = requests[LIMIT:-20]
+    requests[0].is_receiving = True  # so that the next look finds room
+    assert await arrivals.begun(1) == [waiting[0]]
+    for request in requests[1:LIMIT]:
+        arrivals.limiter.release(request)
+    newest = waiting[::-1]
+    assert await arrivals.begun(LIMIT - 1) == [*newest[:2], waiting[1], *newest[2:4]]
+
+
+async def test_a_few_clients_that_give_up_change_no_order(arrivals: Arrivals) -> None:
+    requests, _ = arrivals.come(LIMIT + 3)
+    arrivals.limiter.half_closed(requests[-1])
+    arrivals.limiter.release(requests[-1])
+    arrivals.limiter.release(requests[0])
+    assert await arrivals.begun(1) == [requests[LIMIT]]
 
 
 async def test_one_that_is_half_closed_waits_on(arrivals: Arrivals) -> None:

@@ -773,6 +773,7 @@ async def test_an_idle_connection_keeps_nothing_of_its_last_request(crowd: Crowd
     connection, _ = await crowd.send(GET)
     await crowd.answer()
     assert [request() for request in crowd.requests] == [None]
+    assert connection.http is not None
     assert connection.http.timeout_keep_alive_task is None  # the sweep takes its place
     connection.connection_lost(None)
 
