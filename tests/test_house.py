@@ -33,7 +33,7 @@ FLOORS = [
         "server.signals",
     },
     {"database", "database.sqlite", "database.postgresql", "commands", "server", "web"},
-    {"database.urls", "database.pages", "database.verdicts", "database.columns"},
+    {"server.listener", "database.urls", "database.pages", "database.verdicts", "database.columns"},
     {"settings", "models", "database.schema", "database.transfer", "commands.progress"},
     {"database.statements"},
     {"database.sqlite.file", "database.sqlite.statements"},

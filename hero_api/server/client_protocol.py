@@ -188,7 +188,8 @@ class ClientProtocol(asyncio.Protocol):
             self._limiter.half_closed(self)
         elif not self._is_half_closed:
             self.close()
-        return True
+        # TLS has no half-closed connections: there it is over.
+        return self._transport is not None and not self._transport.get_extra_info("ssl_object")
 
     def pause_writing(self) -> None:
         self._sends_since = self._time()

@@ -802,6 +802,28 @@ async def test_empty_lines_do_not_keep_a_connection_open(crowd: Crowd) -> None:
     assert transport.is_closed
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: one\r\nHost: two\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: one\r\nHOST: one\r\n\r\n",
+    ],
+)
+def test_a_request_without_one_host_is_refused(patient: Server, lines: bytes) -> None:
+    assert status_of(patient, [lines]) == 400
+
+
+def test_an_old_client_need_not_name_a_host(patient: Server) -> None:
+    assert status_of(patient, [b"GET /livez HTTP/1.0\r\n\r\n"]) == 200
+
+
+@pytest.mark.parametrize("blanks", [" ", "\t", " \t  "])
+def test_blanks_at_the_end_of_a_header_are_no_part_of_it(patient: Server, blanks: str) -> None:
+    length = f"Content-Length: {len(HERO)}"
+    assert status_of(patient, [head("POST /heroes/", JSON + blanks, length), HERO]) == 200
+
+
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
     with closing(connect(patient)) as wire:
         with suppress(ConnectionError):
