@@ -1,4 +1,4 @@
-"""The service behind real proxies: nginx and haproxy."""
+"""The service behind a real proxy."""
 
 import asyncio
 import shutil
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.servers import launching
@@ -42,19 +41,6 @@ http {{
         }}
     }}
 }}
-"""
-
-HAPROXY = """
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 20s
-    timeout server 20s
-frontend front
-    bind 127.0.0.1:{port}
-    default_backend heroes
-backend heroes
-    {upstream}
 """
 
 
@@ -175,15 +161,3 @@ def serving(directory: Path, place: tuple[str, str]) -> Iterator[subprocess.Pope
         assert process.stdout is not None
         assert process.stdout.readline().startswith("Listening on")
         yield process
-
-
-def test_haproxy_takes_the_service_for_alive(tmp_path: Path) -> None:
-    haproxy = program("haproxy")
-    port = str(free_port())
-    upstream = f"option httpchk GET /readyz\n    server one 127.0.0.1:{port} check inter 100"
-    with (
-        serving(tmp_path, ("--port", port)),
-        proxying(HAPROXY, upstream, haproxy, "-db", "-f") as proxied,
-    ):
-        answer = httpx.get(f"http://127.0.0.1:{proxied}/heroes/")
-    assert answer.status_code == 200
