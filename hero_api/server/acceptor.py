@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 
 _AT_ONCE = 256  # so that requests under way are not kept waiting for long
+_RECEIVES = 32_768  # bytes that the system takes of a client that is not read
 _PAUSE = 0.1  # seconds, when there is no descriptor left for another connection
 
 
@@ -34,6 +35,7 @@ class Acceptor:
         self._pause: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[object]] = set()
         listener.settimeout(0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVES)
         self._loop.add_reader(listener, self._accept)
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 _PATIENCE = 0.05  # seconds
+_SLOW = 0.5  # seconds that a client may take to send what was begun
 _SHARE = 8  # where clients give up, one for so many that begin, the order changes
 _FEW = 64  # requests that are under way then
 _STALLED = 1.0  # seconds: by so much the timer is late only where the process stood still
@@ -126,7 +127,7 @@ class AdmissionLimiter:
             for connection in self._waiting:
                 self._waiting[connection] += now - due
         for connection, since in [*self._admitted.items()]:
-            patience = _PATIENCE if connection.is_receiving else self._patience
+            patience = min(_SLOW, self._patience) if connection.is_receiving else self._patience
             if since <= now - patience:
                 del self._admitted[connection]
         self._admit()
