@@ -1,6 +1,7 @@
 """The command `hero-api`."""
 
 import os
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -181,6 +182,37 @@ def copy_heroes(
         f"{copied.copied:,} heroes copied; both have {copied.heroes:,}, each the same "
         f"(SHA-256 {copied.checksum})"
     )
+
+
+@app.command()
+def seed(
+    count: Annotated[int, typer.Argument(metavar="N", min=0, help="How many heroes.")],
+    number: Annotated[
+        int, typer.Option("--seed", min=0, help="The same number makes the same heroes.")
+    ] = 0,
+    replace: Annotated[  # noqa: FBT002 - a flag of the command line
+        bool, typer.Option("--replace", help="Delete all that are there; ids begin with 1 again.")
+    ] = False,
+) -> None:
+    """Fill the database with made-up heroes, behind those that are there; stop the service first.
+
+    Each 50,000 are a transaction: those that were stored stay when it is stopped.
+    """
+    from hero_api.commands.progress import Progress
+    from hero_api.commands.seed import seed as fill
+    from hero_api.database.urls import shown
+    from hero_api.heroes import heroes
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    try:
+        with Progress() as progress:
+            rng = random.Random(number)  # noqa: S311 - the same number makes the same heroes
+            first, last = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
+    except KeyboardInterrupt:
+        raise StartError("Stopped; what was stored until then is there") from None
+    ids = f", of the ids {first:,} to {last:,}" if count else ""
+    typer.echo(f"{count:,} heroes stored in {shown(settings.url)}{ids} (--seed {number})")
 
 
 @contextmanager

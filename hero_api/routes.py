@@ -16,16 +16,14 @@ from hero_api.dependencies import (
     WriteSession,
 )
 from hero_api.heroes import heroes
-from hero_api.lines import MEDIA_TYPE
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
 from hero_api.web.fast_route import FastRoute
-from hero_api.web.json_lines import JSONLines, JSONLinesRoute, stream_lines
+from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 # How requests begin that are many and cheap, for the server: gets of one hero.
 CHEAP = tuple(b"GET /heroes/%d" % digit for digit in range(10))
-_LINES = {MEDIA_TYPE: {"schema": {"type": "string", "title": "A hero a line"}}}
 _Responses = dict[int | str, dict[str, Any]]
 _NOT_FOUND: _Responses = {404: {"model": Problem, "description": "There is no hero of that id"}}
 _CONFLICT: _Responses = {
@@ -100,7 +98,7 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         read_heroes,
         methods=["GET"],
         response_model=list[HeroPublic],
-        responses={200: {"content": _LINES}},
+        responses={200: lines_of("HeroPublic")},
     )
 
     write = partial(add, dependencies=token)
@@ -110,8 +108,8 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
         create_hero,
         methods=["POST"],
         response_model=HeroPublic,
-        responses=_CONFLICT | {200: {"content": _LINES}},
-        openapi_extra={"requestBody": {"content": _LINES}},
+        responses=_CONFLICT | {200: lines_of("HeroPublic")},
+        openapi_extra={"requestBody": lines_of("HeroCreate")},
     )
     write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=either)
     write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=either)

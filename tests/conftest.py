@@ -1,11 +1,7 @@
 import os
 import random
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +13,8 @@ from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 
 from .clusters import MISSING, Cluster, has_postgresql, running_cluster
+
+pytest_plugins = ["hero_api.testing.fixtures", "pytester"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,30 +75,9 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.URL]:
+def server(hero_server: str) -> httpx.URL:
     """Where `hero-api serve` listens, in a process of its own."""
-    directory = tmp_path_factory.mktemp("server")
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    with (
-        (directory / "stderr").open("wb") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-m", "hero_api", "serve", "--port", "0"],
-            env=environment | {"HERO_API_DATABASE_URL": f"sqlite:///{directory}/heroes.db"},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            address = re.search(r"http://[\d.:]+", process.stdout.readline())
-            assert address is not None
-            yield httpx.URL(address[0])
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=60)
-            process.kill()
+    return httpx.URL(hero_server)
 
 
 @pytest.fixture

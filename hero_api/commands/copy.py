@@ -1,6 +1,5 @@
 """`hero-api copy`: moves the heroes of one database into another, with their ids."""
 
-import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,13 +10,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Table
 
+from hero_api.commands.endpoints import open_to_read, open_to_write
 from hero_api.commands.progress import Progress
 from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.database.postgresql.transfer import PostgreSQLEndpoint
-from hero_api.database.sessions import open_database
-from hero_api.database.sqlite.engine import check_alone
-from hero_api.database.sqlite.transfer import SQLiteEndpoint
 from hero_api.database.transfer import Row, TransferEndpoint, in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -57,21 +53,18 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
     A target that has others is left as it is. What was copied stays when the copy is stopped at
     any point, and the next one goes on after it. Raises `StartError`, one line.
     """
-    with closing(open_endpoint(source, table)) as here:
+    with closing(open_to_read(source, table)) as here:
         if not here.has_table():
             reason = f"has no table {table.name}; name the database of the service"
             raise StartError(f"{here.name} {reason}")
         _check_target(here, target, table, progress)
-        if not target.is_postgresql:
-            check_alone(target.path)
-        asyncio.run(_make_table(target, table))
-        with closing(open_endpoint(target, table, writes=True)) as there:
+        with closing(open_to_write(target, table)) as there:
             copied = _copy(here, there, table, progress)
             there.finish(here.last_drawn())
     # Opened anew, to see what was written meanwhile.
     with (
-        closing(open_endpoint(source, table)) as here,
-        closing(open_endpoint(target, table)) as there,
+        closing(open_to_read(source, table)) as here,
+        closing(open_to_read(target, table)) as there,
     ):
         progress.begin("compared", here.count())
         try:
@@ -81,24 +74,13 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
     return Copied(copied, heroes, checksum)
 
 
-def open_endpoint(settings: Settings, table: Table, *, writes: bool = False) -> TransferEndpoint:
-    """Open a table of a database of either engine. Raises `StartError`, one line."""
-    endpoint = PostgreSQLEndpoint if settings.is_postgresql else SQLiteEndpoint
-    return endpoint(settings, table, writes=writes)
-
-
-async def _make_table(settings: Settings, table: Table) -> None:
-    async with open_database(settings, {}, [table]):
-        pass  # as the service does when it starts
-
-
 def _check_target(
     here: TransferEndpoint, target: Settings, table: Table, progress: Progress
 ) -> None:
     """Refuse a target that has other rows than those that a copy would have begun with."""
     if not target.is_postgresql and not target.path.is_file():
         return
-    with closing(open_endpoint(target, table)) as there:
+    with closing(open_to_read(target, table)) as there:
         if there.identity == here.identity:
             raise StartError(f"{here.name} and {there.name} are the same database; name two")
         last = there.last_id() if there.has_table() else None

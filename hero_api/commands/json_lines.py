@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hero_api.commands.copy import open_endpoint
+from hero_api.commands.endpoints import open_to_read
 from hero_api.commands.progress import Progress
 from hero_api.database.sessions import ReadWriteSession, connect, open_database
 from hero_api.database.sqlite.engine import check_alone
@@ -50,7 +50,7 @@ def export_lines(
     names = names_in_order(storage.table)
     adapter = TypeAdapter(public)
     count = 0
-    with closing(open_endpoint(settings, storage.table)) as source:
+    with closing(open_to_read(settings, storage.table)) as source:
         if not source.has_table():
             raise StartError(f"{source.name} has no table {storage.table.name}")
         progress.begin("exported", source.count())

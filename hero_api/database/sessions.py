@@ -49,7 +49,7 @@ class ReadWriteSession(ReadOnlySession):
         return bool(_module(self).survives(driver, error))
 
     async def probe(self) -> ServiceError | None:
-        """Write without changing anything; return the error of a create for which there is no room."""
+        """Write without changing anything; return what a create without room would be told."""
         error: ServiceError | None = await _module(self).probe(partial(fetch, self))
         return error
 
@@ -74,7 +74,7 @@ class Database:
 
     def __init__(self, engines: Engines, info: Mapping[str, Any]) -> None:
         self._reader = engines.reader
-        self._writer = engines.writer
+        self.writer = engines.writer
         self._info = {**info, STATEMENTS: {}}
 
     def read_session(self) -> ReadOnlySession:
@@ -83,7 +83,7 @@ class Database:
 
     def write_session(self) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until a batch runs on it."""
-        return ReadWriteSession(self._writer, info=self._info)
+        return ReadWriteSession(self.writer, info=self._info)
 
 
 def make_engines(settings: Settings) -> Engines:

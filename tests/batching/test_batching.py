@@ -42,7 +42,7 @@ class Session(AsyncSession):
         self.commit_error: Exception | None = None
         self.may_connect = asyncio.Event()
         self.may_connect.set()
-        self.survives = True  # a transaction in which a statement failed
+        self.is_alive = True  # a transaction in which a statement failed
 
     async def connection(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - nobody looks at it
         await self.may_connect.wait()
@@ -72,7 +72,7 @@ class Session(AsyncSession):
         return False
 
     async def survives(self, _error: Exception) -> bool:
-        return self.survives
+        return self.is_alive
 
     async def close(self) -> None:
         self.log.append("close")
@@ -321,7 +321,7 @@ async def test_what_was_served_is_served_again_where_an_error_ends_the_transacti
 ) -> None:
     first = await hold(double, Session(queues), batches)
     session = Session(queues)
-    session.survives = False
+    session.is_alive = False
     good, bad, other = await start(double, session, 1, 2, 3)
     batches.bad = {2: database_error(IntegrityError, CONSTRAINT)}
     batches.gate.set()

@@ -89,6 +89,10 @@ class PostgreSQLEndpoint:
             while page := cursor.fetchmany(_PAGE):
                 yield from page
 
+    def clear(self) -> None:
+        with self._translate_errors():
+            self._connection.execute(f"TRUNCATE {self._quoted}")
+
     def write(self, chunk: Sequence[Row]) -> None:
         try:
             with (

@@ -87,6 +87,11 @@ class SQLiteEndpoint:
                 reason = f"{self._table.name} {bad} holds text that is not UTF-8; mend or delete it"
                 raise StartError(f"{self.name}: {reason}") from error
 
+    def clear(self) -> None:
+        with self._translate_errors(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(f"DELETE FROM {self._quoted}")
+
     def write(self, chunk: Sequence[Row]) -> None:
         rows = [tuple(map(_as_stored, row)) for row in chunk] if self._times else chunk
         with self._translate_errors(), self._connection:

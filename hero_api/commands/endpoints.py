@@ -1,0 +1,37 @@
+"""How commands open the transfer endpoints of a database."""
+
+import asyncio
+
+from sqlalchemy import Table
+
+from hero_api.database.postgresql.transfer import PostgreSQLEndpoint
+from hero_api.database.sessions import open_database
+from hero_api.database.sqlite.engine import check_alone
+from hero_api.database.sqlite.transfer import SQLiteEndpoint
+from hero_api.database.transfer import TransferEndpoint
+from hero_api.settings import Settings
+
+
+def open_to_read(settings: Settings, table: Table) -> TransferEndpoint:
+    """Open a database that is there, and show it as it is now."""
+    return _endpoint(settings)(settings, table, writes=False)
+
+
+def open_to_write(settings: Settings, table: Table) -> TransferEndpoint:
+    """Open a database, and make the table where it is not there, as the service does.
+
+    Raises `StartError` where this would be the second process that writes, and must not be.
+    """
+    if not settings.is_postgresql:
+        check_alone(settings.path)
+    asyncio.run(_make(settings, table))
+    return _endpoint(settings)(settings, table, writes=True)
+
+
+def _endpoint(settings: Settings) -> type[PostgreSQLEndpoint | SQLiteEndpoint]:
+    return PostgreSQLEndpoint if settings.is_postgresql else SQLiteEndpoint
+
+
+async def _make(settings: Settings, table: Table) -> None:
+    async with open_database(settings, {}, [table]):
+        pass  # as the service does when it starts
