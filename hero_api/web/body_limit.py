@@ -42,14 +42,11 @@ class BodyLimitMiddleware:
 
     def _sizes(self, scope: Scope) -> tuple[int, int]:
         """Return how large the body is said to be, and how large it may be."""
-        declared, limit = 0, self.max_body_size
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                # The server has refused what is no number of 64 bits, but not thousands of zeros.
-                declared = int(value.lstrip(b"0") or b"0")
-            elif name == b"content-type":
-                limit = self._by_type.get(value.partition(b";")[0].strip().lower(), limit)
-        return declared, limit
+        headers = dict(scope["headers"])
+        # The server has refused what is no number of 64 bits, but not thousands of zeros.
+        declared = int(headers.get(b"content-length", b"").lstrip(b"0") or b"0")
+        media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return declared, self._by_type.get(media_type, self.max_body_size)
 
 
 def _detail(limit: int) -> str:

@@ -27,12 +27,15 @@ class JSONLinesRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
         super().__init__(path, endpoint, **{**options, "include_in_schema": False})
-        self._header = b"accept" if "GET" in (self.methods or ()) else b"content-type"
+        self.methods: set[str] = self.methods or set()
+        self._header = b"accept" if "GET" in self.methods else b"content-type"
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether a request is for this route."""
-        for name, value in scope["headers"]:
-            if name == self._header and _is_json_lines(value.lower()):
+        # Every other request comes by here too.
+        if scope.get("method") in self.methods:
+            value = dict(scope["headers"]).get(self._header)
+            if value and _is_json_lines(value.lower()):
                 return super().matches(scope)
         return Match.NONE, {}
 
