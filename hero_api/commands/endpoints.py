@@ -20,7 +20,7 @@ def open_to_read(settings: Settings, table: Table) -> TransferEndpoint:
 def open_to_write(settings: Settings, table: Table) -> TransferEndpoint:
     """Open a database, and make the table where it is not there, as the service does.
 
-    Raises `StartError` where this would be the second process that writes, and must not be.
+    Raises `StartError` where another process may not have the file open too, and has.
     """
     if not settings.is_postgresql:
         check_alone(settings.path)
