@@ -50,7 +50,6 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
-    app.state.cheap_requests = routes.CHEAP
     app.add_middleware(
         BodyLimitMiddleware,
         max_body_size=settings.max_body_size,
@@ -76,11 +75,7 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
-    queues = BatchQueues(
-        max_waiting=settings.max_waiting,
-        timeout=settings.request_timeout,
-        readers=settings.read_connections,
-    )
+    queues = BatchQueues(timeout=settings.request_timeout, readers=settings.read_connections)
     tables = [storage.table for storage in app.state.storages]
     async with open_database(settings, queues.info, tables) as database:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.

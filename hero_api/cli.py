@@ -5,8 +5,9 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,27 +19,80 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        typer.echo(f"hero-api {version('hero-api')}")
+        raise typer.Exit
+
+
 @app.callback()
-def hero_api() -> None:
+def hero_api(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
     """Serve heroes over HTTP."""
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - each is an option
+    *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    uds: Annotated[
+        Path | None, typer.Option(help="A path to listen on instead: a Unix domain socket.")
+    ] = None,
+    fd: Annotated[
+        int | None,
+        typer.Option(min=0, help="A socket that listens already: 3 is that of systemd."),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(help="Serve HTTPS with this certificate (PEM).")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="Its key, where the file of the certificate has none.")
+    ] = None,
+    forwarded_allow_ips: Annotated[
+        str | None,
+        typer.Option(
+            help="The proxies whose X-Forwarded-For and -Proto are believed, with commas between "
+            "them; * for all.  [default: $FORWARDED_ALLOW_IPS or 127.0.0.1]"
+        ),
+    ] = None,
+    log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug"] | None,
+        typer.Option(help="How much is logged; from info on, each request."),
+    ] = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
     from hero_api.app import create_app
-    from hero_api.server import server
+    from hero_api.server import listener, server
     from hero_api.settings import Settings
 
-    settings = Settings.from_environment()
-    server.serve(create_app(settings), settings, host, port, workers)
+    if uds is not None and fd is not None:
+        raise StartError("--uds and --fd are two places to listen: choose one")
+    application = create_app(Settings.from_environment())
+    if fd is not None:
+        listens = listener.listen_on_descriptor(fd)
+    elif uds is not None:
+        listens = listener.listen_on_path(uds)
+    else:
+        listens = listener.listen(host, port)
+    server.serve(
+        application,
+        listens,
+        workers=workers,
+        log_level=log_level,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        forwarded_allow_ips=forwarded_allow_ips,
+    )
 
 
 @app.command()

@@ -57,6 +57,6 @@ class TokenCheck(HTTPBearer):
         """Raise `UnauthorizedError` unless the request carries the token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         # Headers are bytes, which Starlette decodes as Latin-1, whatever they were meant as.
-        given = token.encode("latin-1")
+        given = token.strip(" \t").encode("latin-1")
         if scheme.lower() != "bearer" or not secrets.compare_digest(given, self._expected):
             raise UnauthorizedError

@@ -104,7 +104,7 @@ class UnavailableError(ServiceError):
 
 
 class OverloadedError(UnavailableError):
-    """Too many requests wait already; this one was not begun."""
+    """The request waited for its whole time behind others before it was begun."""
 
     def __init__(self) -> None:
         super().__init__("Too many requests are waiting; nothing was done. Try again in a second")

@@ -22,8 +22,6 @@ from hero_api.web.fast_route import FastRoute
 from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
-# How requests begin that are many and cheap, for the server: gets of one hero.
-CHEAP = tuple(b"GET /heroes/%d" % digit for digit in range(10))
 _Responses = dict[int | str, dict[str, Any]]
 _NOT_FOUND: _Responses = {404: {"model": Problem, "description": "There is no hero of that id"}}
 _CONFLICT: _Responses = {

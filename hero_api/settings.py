@@ -61,13 +61,7 @@ class Settings(BaseSettings):
         default=10.0,
         gt=0,
         le=3600,
-        description="seconds that a request waits for its batch before it is answered 503",
-    )
-    max_waiting: int = Field(
-        default=2048,
-        ge=1,
-        le=1_000_000,
-        description="requests that may wait in one queue; those beyond it are answered 503 at once",
+        description="seconds that a request waits, from its arrival, before it is answered 503",
     )
     max_body_size: int = Field(
         default=262_144,

@@ -33,7 +33,14 @@ FLOORS = [
         "server.signals",
     },
     {"database", "database.sqlite", "database.postgresql", "commands", "server", "web"},
-    {"lines", "database.urls", "database.pages", "database.verdicts", "database.columns"},
+    {
+        "lines",
+        "server.listener",
+        "database.urls",
+        "database.pages",
+        "database.verdicts",
+        "database.columns",
+    },
     {
         "settings",
         "models",
