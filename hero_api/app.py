@@ -12,6 +12,7 @@ from hero_api import routes
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.heroes import heroes
+from hero_api.lines import MEDIA_TYPE
 from hero_api.models import Problem
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
@@ -50,7 +51,11 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
-    app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_size)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_body_size=settings.max_body_size,
+        by_type={MEDIA_TYPE: settings.max_lines_size},
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -7,6 +7,7 @@ afterwards; nothing closes it. Anything but an `AsyncSession` is answered 500, a
 """
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
@@ -15,7 +16,8 @@ from fastapi.security import HTTPBearer
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.errors import UnauthorizedError
-from hero_api.models import HeroPage
+from hero_api.models import HeroCreate, HeroPage
+from hero_api.web.json_lines import read_body
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`
@@ -32,10 +34,16 @@ async def get_write_session(request: Request) -> ReadWriteSession:
     return session
 
 
+async def read_hero_lines(request: Request) -> Mapping[int, HeroCreate]:
+    """Return the heroes of a body of JSON Lines, by the numbers of their lines."""
+    return await read_body(request, HeroCreate, request.app.state.settings.max_lines)
+
+
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
 PageQuery = Annotated[HeroPage, Query()]
+HeroLines = Annotated[Mapping[int, HeroCreate], Depends(read_hero_lines)]
 
 
 class TokenCheck(HTTPBearer):

@@ -7,11 +7,19 @@ from urllib.parse import urlencode
 from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
-from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
+from hero_api.dependencies import (
+    HeroId,
+    HeroLines,
+    PageQuery,
+    ReadSession,
+    TokenCheck,
+    WriteSession,
+)
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
 from hero_api.web.fast_route import FastRoute
+from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 _Responses = dict[int | str, dict[str, Any]]
@@ -45,6 +53,17 @@ async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
     return response
 
 
+async def create_heroes(lines: HeroLines, session: WriteSession) -> Response:
+    """Store a hero for each line, or none."""
+    created = await heroes.create_bulk(session, lines)
+    return JSONLines("".join(f"{each.body}\n" for each in created))
+
+
+async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
+    """List all heroes that the filters match; where you send a `limit`, that page."""
+    return await stream_lines(page.lines async for page in heroes.pages(session, page))
+
+
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
     """Read one hero."""
     return HeroJSON(await heroes.get(session, hero_id))
@@ -71,9 +90,24 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
 
     read = partial(add, dependencies=token if settings.guard == "all" else [])
     read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=_NOT_FOUND)
-    read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic])
+    read(_HEROES, stream_heroes, methods=["GET"], route_class_override=JSONLinesRoute)
+    read(
+        _HEROES,
+        read_heroes,
+        methods=["GET"],
+        response_model=list[HeroPublic],
+        responses={200: lines_of("HeroPublic")},
+    )
 
     write = partial(add, dependencies=token)
-    write(_HEROES, create_hero, methods=["POST"], response_model=HeroPublic, responses=_CONFLICT)
+    write(_HEROES, create_heroes, methods=["POST"], route_class_override=JSONLinesRoute)
+    write(
+        _HEROES,
+        create_hero,
+        methods=["POST"],
+        response_model=HeroPublic,
+        responses=_CONFLICT | {200: lines_of("HeroPublic")},
+        openapi_extra={"requestBody": lines_of("HeroCreate")},
+    )
     write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=either)
     write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=either)

@@ -68,6 +68,17 @@ class Settings(BaseSettings):
         ge=1_024,
         description="bytes of a request's body; a larger one is answered 413",
     )
+    max_lines: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="heroes that one request may store as JSON Lines",
+    )
+    max_lines_size: int = Field(
+        default=4_194_304,
+        ge=1_024,
+        description="bytes of a request's body of JSON Lines; a larger one is answered 413",
+    )
 
     client_timeout: float = Field(
         default=20.0,

@@ -17,6 +17,7 @@ from hero_api.errors import (
     ClosingError,
     FaultError,
     LateError,
+    LinesRefusedError,
     OutcomeUnknownError,
     OverloadedError,
     ServiceError,
@@ -226,6 +227,8 @@ class BatchQueue:
         while self._waiting and len(calls) < limit:
             call = self._waiting[0]
             if not call.answer.done():
+                if calls and (call.spec.is_alone or calls[0].spec.is_alone):
+                    break
                 if max_distinct is not None:
                     distinct.add(call.item)
                     if len(distinct) > max_distinct:
@@ -236,6 +239,8 @@ class BatchQueue:
 
     def _report(self, error: Exception, told: Exception, size: int) -> None:
         """Log an error and what was told, each kind at most once a second: many may meet it."""
+        if isinstance(told, LinesRefusedError):
+            return  # the client is told all of it
         if not isinstance(told, ServiceError) or isinstance(told, FaultError):
             return  # it is answered 500, and logged with the id of its request
         now = asyncio.get_running_loop().time()

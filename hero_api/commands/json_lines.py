@@ -15,9 +15,9 @@ from hero_api.database.sessions import ReadWriteSession, connect, open_database
 from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.transfer import names_in_order
 from hero_api.database.urls import shown
-from hero_api.database.verdicts import Concerns, describe, judge
-from hero_api.errors import StartError
-from hero_api.lines import read_lines
+from hero_api.database.verdicts import describe, judge
+from hero_api.errors import ServiceError, StartError
+from hero_api.lines import read_line, reason
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 
@@ -125,48 +125,33 @@ class _Import:
 
     def _chunks(self, create: type[BaseModel], source: BinaryIO) -> Iterator[Sequence[Numbered]]:
         chunk: list[Numbered] = []
-        for number, row in read_lines(create, self._lines(source)):
-            if isinstance(row, str):
-                self._pass_over(number, row)
-                continue
-            chunk.append((number, row))
+        for number, line in self._lines(source):
+            row = read_line(create, line)
+            if isinstance(row, ValidationError):
+                self._pass_over(number, reason(row))
+            elif row is not None:
+                chunk.append((number, row))
             if len(chunk) == _CHUNK or self._size >= _LARGE:
                 yield chunk
                 chunk, self._size = [], 0
         if chunk:
             yield chunk
 
-    def _lines(self, source: BinaryIO) -> Iterator[bytes]:
+    def _lines(self, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(iter(partial(source.readline, _LONGEST), b""), 1):
             if len(line) == _LONGEST:
                 raise self._refusal(number, f"is longer than {_LONGEST:,} bytes")
             self._size += len(line)
-            yield line
+            yield number, line
 
     async def _store(self, session: ReadWriteSession, rows: Sequence[Numbered]) -> None:
-        """Store rows; where the database refuses all of them, find those that it means."""
-        await session.savepoint("SAVEPOINT")
-        results: Sequence[object]
-        try:
-            results = await self._storage.create_all(session, [row for _, row in rows])
-            await session.check()
-        except Exception as error:
-            is_ours = judge(error).concerns in {Concerns.ITEM, Concerns.STATEMENT}
-            if not is_ours or not await session.survives(error):
-                raise
-            await session.savepoint("ROLLBACK TO")
-            results = [judge(error).told] if len(rows) == 1 else []
-        await session.savepoint("RELEASE")
-        if not results:
-            middle = len(rows) // 2
-            await self._store(session, rows[:middle])
-            await self._store(session, rows[middle:])
-        for (number, _), result in zip(rows, results, strict=False):
-            if isinstance(result, Exception):
-                self._pass_over(number, str(result))
+        results = await self._storage.create_all(session, [row for _, row in rows])
+        for (number, _), result in zip(rows, results, strict=True):
+            if isinstance(result, ServiceError):
+                self._pass_over(number, result.detail)
             else:
                 self._stored += 1
-        self._progress.advance(len(results))
+        self._progress.advance(len(rows))
 
     def _pass_over(self, number: int, reason: str) -> None:
         if not self._skips_bad:

@@ -1,6 +1,7 @@
 """`hero-api backup` and `hero-api restore`, of SQLite files."""
 
 import asyncio
+import random
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from hero_api.cli import main
 from hero_api.commands.backup import backup, restore
 from hero_api.commands.copy import copy
 from hero_api.commands.progress import Progress
+from hero_api.commands.seed import seed
 from hero_api.commands.upgrade import upgrade
 from hero_api.database.sqlite import engine
 from hero_api.errors import StartError
@@ -317,6 +319,13 @@ def test_a_copy_is_no_second_writer(served: Settings, file: Path) -> None:
     source = Settings(database_url=f"sqlite:///{file}")
     with Progress() as progress, pytest.raises(StartError, match=OPEN):
         copy(source, served, heroes.table, progress)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_seed_is_no_second_writer(served: Settings) -> None:
+    rng = random.Random(1)
+    with Progress() as progress, pytest.raises(StartError, match=OPEN):
+        seed(served, heroes.table, 10, progress, rng=rng, replace=False)
 
 
 @pytest.mark.usefixtures("guarded")
