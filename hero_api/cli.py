@@ -81,6 +81,9 @@ def serve(  # noqa: PLR0913 - each is an option
         Literal["critical", "error", "warning", "info", "debug"] | None,
         typer.Option(help="How much is logged; from info on, each request."),
     ] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
+    ] = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
@@ -90,7 +93,7 @@ def serve(  # noqa: PLR0913 - each is an option
 
     if uds is not None and fd is not None:
         raise StartError("--uds and --fd are two places to listen: choose one")
-    application = create_app(Settings.from_environment())
+    application = create_app(Settings.from_environment(root_path=root_path))
     if fd is not None:
         listens = listener.listen_on_descriptor(fd)
     elif uds is not None:
