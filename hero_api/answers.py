@@ -1,5 +1,6 @@
 """What the OpenAPI document says of the answers: their headers, and an example of each."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hero_api.errors import (
@@ -11,17 +12,19 @@ from hero_api.errors import (
     UnauthorizedError,
 )
 from hero_api.models import Invalid, Problem
+from hero_api.web.json_lines import lines_of
 
 Answers = dict[int | str, dict[str, Any]]
 
 
-def answer(example: object, **headers: str) -> Answers:
-    """Describe a 200; `headers` say what each header is, by its name in snake case."""
+def answer(example: object, lines: Mapping[str, Any] | None = None, **headers: str) -> Answers:
+    """Describe a 200, which may be `lines` too; `headers` say what each is, in snake case."""
     described = {
         name.title().replace("_", "-"): {"description": description, "schema": {"type": "string"}}
         for name, description in headers.items()
     }
-    return {200: {"content": {"application/json": {"example": example}}, "headers": described}}
+    content = {"application/json": {"example": example}, **(lines or {})}
+    return {200: {"content": content, "headers": described}}
 
 
 def _refusal(status: int, description: str, detail: object, model: type = Problem) -> Answers:
@@ -37,9 +40,11 @@ _UNKNOWN = {
 }
 
 HERO = answer(_HERO)
-CREATED = answer(_HERO, location="Where the hero is")
+_LINES = lines_of("HeroPublic", _HERO)
+CREATED = answer(_HERO, _LINES, location="Where the hero is")
 PAGE = answer(
     [_HERO],
+    _LINES,
     link="The next page, where there is one: its URL, and `rel=next`",
     x_total_count="How many heroes the filters match, where `count` is true",
 )

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
+from operator import attrgetter
 
 from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
+from fastapi_offline import FastAPIOffline
 
 from hero_api import routes
 from hero_api.answers import EVERYWHERE, UNAUTHORIZED
@@ -13,6 +16,7 @@ from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
+from hero_api.lines import MEDIA_TYPE
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 from hero_api.web import operations
@@ -21,7 +25,7 @@ from hero_api.web.cors import JSONCORSMiddleware
 from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
 from hero_api.web.head import HeadMiddleware
-from hero_api.web.openapi import DocumentedFastAPI
+from hero_api.web.openapi import say_64_bits
 from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
 _NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
@@ -35,8 +39,10 @@ def create_app(
     The tables of its `storages` are made where they are not there, and watched by `/readyz`.
     """
     settings = settings or Settings.from_environment()
-    app = DocumentedFastAPI(
+    app = FastAPIOffline(  # whose documentation pages need no network
         title="Hero API",
+        version=version("hero-api"),
+        generate_unique_id_function=attrgetter("name"),
         servers=[{"url": settings.root_path or "/"}],
         lifespan=_lifespan,
         dependencies=[Depends(DeclaredQuery())],
@@ -45,8 +51,11 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
-    app.state.cheap_requests = routes.CHEAP
-    app.add_middleware(BodyLimitMiddleware, max_body_size=settings.max_body_size)
+    app.add_middleware(
+        BodyLimitMiddleware,
+        max_body_size=settings.max_body_size,
+        by_type={MEDIA_TYPE: settings.max_lines_size},
+    )
     app.add_middleware(HeadMiddleware)
     if settings.root_path:
         app.add_middleware(PrefixMiddleware, prefix=settings.root_path)
@@ -60,6 +69,7 @@ def create_app(
         )
     app.router.default = RedirectSlashes(app.router.default)
     app.router.redirect_slashes = False
+    say_64_bits(app)
     add_exception_handlers(app)
     documentation = app.routes[:]
     routes.add_routes(app, settings)
@@ -76,11 +86,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     except RuntimeError:
         raise StartError("The service runs on asyncio alone, and not on trio") from None
     settings: Settings = app.state.settings
-    queues = BatchQueues(
-        max_waiting=settings.max_waiting,
-        timeout=settings.request_timeout,
-        readers=settings.read_connections,
-    )
+    queues = BatchQueues(timeout=settings.request_timeout, readers=settings.read_connections)
     tables = [storage.table for storage in app.state.storages]
     async with open_database(settings, queues.info, tables) as database:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.

@@ -3,7 +3,11 @@
 import os
 import random
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,21 +16,71 @@ from hero_api.errors import StartError
 if TYPE_CHECKING:
     from hero_api.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="To begin with: `hero-api seed 1000`, then `hero-api serve`, and look at "
+    "http://127.0.0.1:8000/docs. The settings are in the README.",
+)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        typer.echo(f"hero-api {version('hero-api')}")
+        raise typer.Exit
 
 
 @app.callback()
-def hero_api() -> None:
-    """Serve heroes over HTTP."""
+def hero_api(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
+    ] = False,
+) -> None:
+    """Serve heroes over HTTP, and look after the database that they are in.
+
+    It is the one that HERO_API_DATABASE_URL names: sqlite:///file.db, or
+    postgresql://user:password@host/database; by default the file database.db of this directory.
+
+    Each command ends with a line that says what it did. An error is one line on standard error,
+    and a status that is not 0.
+    """
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913 - each is an option
+    *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    uds: Annotated[
+        Path | None, typer.Option(help="A path to listen on instead: a Unix domain socket.")
+    ] = None,
+    fd: Annotated[
+        int | None,
+        typer.Option(min=0, help="A socket that listens already: 3 is that of systemd."),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(help="Serve HTTPS with this certificate (PEM).")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(help="Its key, where the file of the certificate has none.")
+    ] = None,
+    forwarded_allow_ips: Annotated[
+        str | None,
+        typer.Option(
+            help="The proxies whose X-Forwarded-For and -Proto are believed, with commas between "
+            "them; * for all.  [default: $FORWARDED_ALLOW_IPS or 127.0.0.1]"
+        ),
+    ] = None,
+    log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug"] | None,
+        typer.Option(help="How much is logged; from info on, each request."),
+    ] = None,
     root_path: Annotated[
         str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
     ] = None,
@@ -34,11 +88,27 @@ def serve(
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
     from hero_api.app import create_app
-    from hero_api.server import server
+    from hero_api.server import listener, server
     from hero_api.settings import Settings
 
-    settings = Settings.from_environment(root_path=root_path)
-    server.serve(create_app(settings), settings, host, port, workers)
+    if uds is not None and fd is not None:
+        raise StartError("--uds and --fd are two places to listen: choose one")
+    application = create_app(Settings.from_environment(root_path=root_path))
+    if fd is not None:
+        listens = listener.listen_on_descriptor(fd)
+    elif uds is not None:
+        listens = listener.listen_on_path(uds)
+    else:
+        listens = listener.listen(host, port)
+    server.serve(
+        application,
+        listens,
+        workers=workers,
+        log_level=log_level,
+        ssl_certfile=ssl_certfile,
+        ssl_keyfile=ssl_keyfile,
+        forwarded_allow_ips=forwarded_allow_ips,
+    )
 
 
 @app.command()
@@ -73,6 +143,85 @@ def upgrade() -> None:
     for line in lines:
         typer.echo(line)
     typer.echo(f"{shown(settings.url)} has all that the service needs")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.")],
+) -> None:
+    """Copy the database into a new file, also while the service writes, and check the copy."""
+    from hero_api.commands.backup import backup as copy_into
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The backup is for SQLite files; PostgreSQL has pg_dump and pg_basebackup")
+    with _one_line(file, f"there is no {file}"):
+        size = copy_into(settings, file)
+    typer.echo(f"{file} is a copy of {settings.path}, sound and on the disk ({size:,} bytes)")
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup; it is only read.")],
+) -> None:
+    """Put a backup in the place of all that the database has, also while the service runs."""
+    from hero_api.commands.backup import restore as put
+    from hero_api.heroes import heroes
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError("The restore is for SQLite files; PostgreSQL has pg_restore and psql")
+    with _one_line(file, f"nothing was changed in {settings.path}"):
+        put(settings, file, heroes.table)
+    typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
+
+
+@app.command("export")
+def export_heroes(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; - is the output.")],
+) -> None:
+    """Write all heroes as JSON Lines, one a line, as the API answers them."""
+    from hero_api.commands.json_lines import export_lines
+    from hero_api.commands.new_file import new_file
+    from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
+    from hero_api.models import HeroPublic
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    is_output = str(file) == "-"
+    with _one_line(file, f"there is no {file}"), ExitStack() as stack:
+        path = 1 if is_output else stack.enter_context(new_file(file))
+        target = stack.enter_context(open(path, "wb", closefd=not is_output))
+        progress = stack.enter_context(Progress())
+        count = export_lines(settings, heroes, HeroPublic, target, progress)
+    typer.echo(f"{count:,} heroes are in {file}", err=is_output)
+
+
+@app.command("import")
+def import_heroes(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.")],
+    *,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over the lines that cannot be stored.")
+    ] = False,
+) -> None:
+    """Store a hero for each line, as POST would: all of the file, or nothing of it."""
+    from hero_api.commands.json_lines import import_lines
+    from hero_api.commands.progress import Progress
+    from hero_api.heroes import heroes
+    from hero_api.models import HeroCreate
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    is_input = str(file) == "-"
+    with _one_line(file, "nothing was stored"), ExitStack() as stack:
+        source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
+        progress = stack.enter_context(Progress())
+        imported = import_lines(settings, heroes, HeroCreate, source, progress, skips_bad=skip_bad)
+    typer.echo(f"{imported.stored:,} heroes stored, {imported.skipped:,} lines passed over")
 
 
 @app.command("copy")
@@ -136,6 +285,17 @@ def seed(
     typer.echo(f"{count:,} heroes stored in {shown(settings.url)}{ids} (--seed {number})")
 
 
+@contextmanager
+def _one_line(file: Path, outcome: str) -> Iterator[None]:
+    """Say in one line what stopped a command that reads or writes a file."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StartError(f"Stopped; {outcome}") from None
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror or error}") from error
+
+
 def _settings(url: str, argument: str) -> "Settings":
     from hero_api.settings import Settings
 
@@ -162,7 +322,17 @@ def main() -> None:
         # A file's name can have a line's end.
         sys.exit(" ".join(f"hero-api: {error}".splitlines()))
     except typer.TyperException as error:
-        if sys.argv[1:] and error.message:
-            error.message = "what was given does not fit, and is not repeated: it may be a password"
-        error.show()  # type: ignore[attr-defined]
+        if not sys.argv[1:]:
+            error.show()  # type: ignore[attr-defined]
+        else:
+            _say_what_does_not_fit(error)
         sys.exit(error.exit_code)
+
+
+def _say_what_does_not_fit(error: typer.TyperException) -> None:
+    if error.message:
+        error.message = "what was given does not fit, and is not repeated: it may be a password"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "hero-api"
+    message = error.format_message().rstrip(".")
+    typer.echo(f"hero-api: {message}; see `{command} --help`", err=True)

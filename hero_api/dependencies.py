@@ -7,6 +7,7 @@ afterwards; nothing closes it. Anything but an `AsyncSession` is answered 500, a
 """
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Request
@@ -15,7 +16,8 @@ from fastapi.security import HTTPBearer
 from hero_api.database.pages import Number
 from hero_api.database.sessions import Database, ReadOnlySession, ReadWriteSession
 from hero_api.errors import NotRunningError, UnauthorizedError
-from hero_api.models import HeroPage
+from hero_api.models import HeroCreate, HeroPage
+from hero_api.web.json_lines import read_body
 from hero_api.web.prefix import prefix_of
 
 
@@ -45,11 +47,17 @@ async def get_prefix(request: Request) -> str:
     return prefix_of(request.scope)
 
 
+async def read_hero_lines(request: Request) -> Mapping[int, HeroCreate]:
+    """Return the heroes of a body of JSON Lines, by the numbers of their lines."""
+    return await read_body(request, HeroCreate, request.app.state.settings.max_lines)
+
+
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[Number, Path()]
 Prefix = Annotated[str, Depends(get_prefix)]
 PageQuery = Annotated[HeroPage, Query()]
+HeroLines = Annotated[Mapping[int, HeroCreate], Depends(read_hero_lines)]
 
 
 class TokenCheck(HTTPBearer):
@@ -63,6 +71,6 @@ class TokenCheck(HTTPBearer):
         """Raise `UnauthorizedError` unless the request carries the token."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         # Headers are bytes, which Starlette decodes as Latin-1, whatever they were meant as.
-        given = token.encode("latin-1")
+        given = token.strip(" \t").encode("latin-1")
         if scheme.lower() != "bearer" or not secrets.compare_digest(given, self._expected):
             raise UnauthorizedError

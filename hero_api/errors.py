@@ -1,5 +1,8 @@
 """What can go wrong, as the domain says it: each error has a status and a message."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class StartError(Exception):
     """The service cannot start; the message is one line that says what to do."""
@@ -13,7 +16,7 @@ class ServiceError(Exception):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
-        self.detail = detail
+        self.detail: Any = detail
 
 
 class NotFoundError(ServiceError):
@@ -50,6 +53,19 @@ class UnfitError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("A value does not fit what the database can store")
+
+
+class LinesRefusedError(ServiceError):
+    """Of rows that were to be stored together, the database refuses some: those of these lines."""
+
+    status = 422
+
+    def __init__(self, refused: Mapping[int, ServiceError]) -> None:
+        super().__init__("Lines were refused")
+        self.detail = [
+            {"type": "refused", "loc": ["body", line], "msg": error.detail}
+            for line, error in refused.items()
+        ]
 
 
 class FaultError(ServiceError):
@@ -101,7 +117,7 @@ class UnavailableError(ServiceError):
 
 
 class OverloadedError(UnavailableError):
-    """Too many requests wait already; this one was not begun."""
+    """The request waited for its whole time behind others before it was begun."""
 
     def __init__(self) -> None:
         super().__init__("Too many requests are waiting; nothing was done. Try again in a second")

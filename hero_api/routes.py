@@ -7,15 +7,22 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
 from hero_api.answers import CONFLICT, CREATED, DELETED, HERO, NOT_FOUND, PAGE
-from hero_api.dependencies import HeroId, PageQuery, Prefix, ReadSession, TokenCheck, WriteSession
+from hero_api.dependencies import (
+    HeroId,
+    HeroLines,
+    PageQuery,
+    Prefix,
+    ReadSession,
+    TokenCheck,
+    WriteSession,
+)
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
 from hero_api.web.fast_route import FastRoute
+from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
-# How requests begin that are many and cheap, for the server: gets of one hero.
-CHEAP = tuple(b"GET /heroes/%d" % digit for digit in range(10))
 
 
 class HeroJSON(Response):
@@ -40,6 +47,17 @@ async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> 
     if listed.total is not None:
         response.headers["X-Total-Count"] = str(listed.total)
     return response
+
+
+async def create_heroes(lines: HeroLines, session: WriteSession) -> Response:
+    """Store a hero for each line, or none."""
+    created = await heroes.create_bulk(session, lines)
+    return JSONLines("".join(f"{each.body}\n" for each in created))
+
+
+async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
+    """List all heroes that the filters match; where you send a `limit`, that page."""
+    return await stream_lines(page.lines async for page in heroes.pages(session, page))
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
@@ -68,10 +86,19 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
 
     read = partial(add, dependencies=token if settings.guard == "all" else [])
     read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=found)
+    read(_HEROES, stream_heroes, methods=["GET"], route_class_override=JSONLinesRoute)
     read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic], responses=PAGE)
 
     write = partial(add, dependencies=token)
     created, deleted = CREATED | CONFLICT, DELETED | NOT_FOUND | CONFLICT
-    write(_HEROES, create_hero, methods=["POST"], response_model=HeroPublic, responses=created)
+    write(_HEROES, create_heroes, methods=["POST"], route_class_override=JSONLinesRoute)
+    write(
+        _HEROES,
+        create_hero,
+        methods=["POST"],
+        response_model=HeroPublic,
+        responses=created,
+        openapi_extra={"requestBody": {"content": lines_of("HeroCreate")}},
+    )
     write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=changed)
     write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=deleted)

@@ -61,18 +61,23 @@ class Settings(BaseSettings):
         default=10.0,
         gt=0,
         le=3600,
-        description="seconds that a request waits for its batch before it is answered 503",
-    )
-    max_waiting: int = Field(
-        default=2048,
-        ge=1,
-        le=1_000_000,
-        description="requests that may wait in one queue; those beyond it are answered 503 at once",
+        description="seconds that a request waits, from its arrival, before it is answered 503",
     )
     max_body_size: int = Field(
         default=262_144,
         ge=1_024,
         description="bytes of a request's body; a larger one is answered 413",
+    )
+    max_lines: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="heroes that one request may store as JSON Lines",
+    )
+    max_lines_size: int = Field(
+        default=4_194_304,
+        ge=1_024,
+        description="bytes of a request's body of JSON Lines; a larger one is answered 413",
     )
 
     client_timeout: float = Field(

@@ -1,6 +1,6 @@
 """What can be done with the rows of a table: batch functions, and the calls that batch them."""
 
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from operator import attrgetter
@@ -25,6 +25,7 @@ from hero_api.database.sessions import (
 from hero_api.database.sqlite.statements import SQLiteStatements
 from hero_api.database.statements import (
     AFTER,
+    BETWEEN,
     PLAIN,
     Filter,
     Shape,
@@ -33,6 +34,7 @@ from hero_api.database.statements import (
 from hero_api.database.verdicts import Concerns, judge
 from hero_api.errors import (
     DamagedRowError,
+    LinesRefusedError,
     NotFoundError,
     RefusedError,
     RowLockedError,
@@ -60,6 +62,12 @@ class Listed(NamedTuple):
     body: str
     next_after: int | None
     total: int | None
+
+    @property
+    def lines(self) -> str:
+        """The page as JSON Lines."""
+        rows = self.body[1:-1]
+        return rows and rows.replace(BETWEEN, "\n") + "\n"
 
 
 class Created(NamedTuple):
@@ -120,6 +128,9 @@ class Storage(Generic[Create, Update]):
         self._scan: Any = read(self.list_many, "scan", max_distinct=1)
         self._create: Any = write(self.create_many, "create")
         self._choose: Any = write(self.create_chosen, "create_chosen", self._touched_by_create)
+        self._create_bulk: Any = batched(
+            self.create_bulks, WRITES, name=f"create_bulk_{self._noun}", is_alone=True
+        )
         self._update: Any = write(self.update_many, "update", self._touched_by_patch)
         self._delete: Any = write(self.delete_many, "delete", self._touched_by_id)
         self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
@@ -139,10 +150,30 @@ class Storage(Generic[Create, Update]):
         called: Awaitable[Listed] = (self._scan if costly else self._list)(session, page)
         return called
 
+    async def pages(self, session: ReadOnlySession, page: Page) -> AsyncIterator[Listed]:
+        """Read a page, and those that follow it; where its `limit` was sent, that one alone.
+
+        Between two of them, nothing is held.
+        """
+        while True:
+            listed = await self.list_page(session, page)
+            yield listed
+            if listed.next_after is None or "limit" in page.model_fields_set:
+                return
+            after = {"offset": 0, "count": False, "after": listed.next_after}
+            page = page.model_copy(update=after)
+
     def create(self, session: ReadWriteSession, row: Create) -> Awaitable[Created]:
         """Store a row; an `id` that the client chose is honoured while it is free."""
         create = self._create if _chosen_id(row) is None else self._choose
         called: Awaitable[Created] = create(session, row)
+        return called
+
+    def create_bulk(
+        self, session: ReadWriteSession, rows: Mapping[int, Create]
+    ) -> Awaitable[Sequence[Created]]:
+        """Store rows, all or none, in a batch of their own; an error names their keys."""
+        called: Awaitable[Sequence[Created]] = self._create_bulk(session, rows)
         return called
 
     def update(self, session: ReadWriteSession, row_id: int, changes: Update) -> Awaitable[str]:
@@ -244,6 +275,48 @@ class Storage(Generic[Create, Update]):
             for place, row_id in enumerate(ids)
         ]
 
+    async def create_all(
+        self, session: ReadWriteSession, rows: Sequence[Create]
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows; where the database refuses them, find those that it means."""
+        if not isinstance(session, ReadWriteSession):  # a test's own: its savepoints are its own
+            return await self._create_mixed(session, rows)
+        await session.savepoint("SAVEPOINT")
+        try:
+            results = await self._create_mixed(session, rows)
+            await session.check()
+        except Exception as error:
+            verdict = judge(error)
+            is_about_rows = verdict.concerns in {Concerns.ITEM, Concerns.STATEMENT}
+            if not is_about_rows or not await session.survives(error):
+                raise
+            await session.savepoint("ROLLBACK TO")
+            await session.savepoint("RELEASE")
+            if verdict.concerns is Concerns.STATEMENT:
+                await self.create_many(session, [])  # which fails too where no row is to blame
+            if len(rows) == 1 and isinstance(verdict.told, ServiceError):
+                return [verdict.told]
+            middle = len(rows) // 2
+            first = await self.create_all(session, rows[:middle])
+            return [*first, *await self.create_all(session, rows[middle:])]
+        await session.savepoint("RELEASE")
+        return results
+
+    async def create_bulks(
+        self, session: ReadWriteSession, bulks: Sequence[Mapping[int, Create]]
+    ) -> Sequence[Sequence[Created]]:
+        """Store all rows of each bulk. Raises `LinesRefusedError`, which names their keys."""
+        created: list[Sequence[Created]] = []
+        if not bulks:
+            await self.create_many(session, [])
+        for bulk in bulks:
+            results = dict(zip(bulk, await self.create_all(session, [*bulk.values()]), strict=True))
+            errors = {n: each for n, each in results.items() if isinstance(each, ServiceError)}
+            if errors:
+                raise LinesRefusedError(errors)
+            created.append([each for each in results.values() if isinstance(each, Created)])
+        return created
+
     async def update_many(
         self, session: ReadWriteSession, patches: Sequence[Patch]
     ) -> Sequence[str | ServiceError]:
@@ -311,6 +384,18 @@ class Storage(Generic[Create, Update]):
         ids = [*(each for each in ids if isinstance(each, int)), *chosen]
         statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
         await fetch(session, statement, {"ids": statements.ids(ids)})
+
+    async def _create_mixed(
+        self, session: ReadWriteSession, rows: Sequence[Create]
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows; no id is drawn that another of them has chosen."""
+        results: dict[int, Created | ServiceError] = {}
+        for create, is_chosen in ((self.create_chosen, True), (self.create_many, False)):
+            places = [n for n, row in enumerate(rows) if (_chosen_id(row) is not None) == is_chosen]
+            if places:
+                stored = await create(session, [rows[place] for place in places])
+                results |= zip(places, stored, strict=True)
+        return [results[place] for place in range(len(rows))]
 
     async def _statements(self, session: ReadOnlySession) -> Statements:
         """Return the statements for the table as the session's database has it."""
@@ -384,7 +469,7 @@ class Storage(Generic[Create, Update]):
         total: int | None,
         sound: int,
     ) -> Listed | ServiceError:
-        body = self._render(f"[{rows or ''}]", self._publics)
+        body = self._render_page(f"[{rows or ''}]")
         if sound < size or body is None:
             return DamagedRowError()
         is_full = size == page.limit and size > 0
@@ -408,6 +493,15 @@ class Storage(Generic[Create, Update]):
             return adapter.dump_json(adapter.validate_json(body)).decode()
         except ValidationError:
             return None
+
+    def _render_page(self, body: str) -> str | None:
+        if self._public is None or self._publics is None:
+            return body
+        try:
+            rows = map(self._public.dump_json, self._publics.validate_json(body))
+        except ValidationError:
+            return None
+        return f"[{BETWEEN.join(row.decode() for row in rows)}]"
 
     async def _catch_up(self, session: ReadWriteSession) -> None:
         """Let the sequence go on behind the ids of the table, if this role may set it."""

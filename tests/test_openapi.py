@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,15 @@ from hero_api.app import create_app
 from hero_api.settings import Settings
 
 DOCUMENT = create_app(Settings(database_url="sqlite:///never-opened.db")).openapi()
+
+
+@schemathesis.serializer("application/jsonl")
+def _lines(_context: object, body: object) -> bytes:
+    heroes = body if isinstance(body, list) else [body]
+    # Of an id that is taken, all lines would be refused.
+    free = ({**hero, "id": None} if isinstance(hero, dict) else hero for hero in heroes)
+    return b"".join(json.dumps(hero).encode() + b"\n" for hero in free)
+
 
 schema = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig(seed=1))
 
@@ -98,9 +108,9 @@ def test_the_metrics_are_text() -> None:
 def test_each_answer_has_an_example_that_fits_its_schema() -> None:
     for operation in operations():
         for answer in operation["responses"].values():
-            [content] = answer["content"].values()
-            schema = content["schema"] | {"components": DOCUMENT["components"]}
-            jsonschema_rs.validate(schema, content["example"])
+            for content in answer["content"].values():
+                schema = content["schema"] | {"components": DOCUMENT["components"]}
+                jsonschema_rs.validate(schema, content["example"])
 
 
 def test_the_headers_of_answers_are_in_the_document() -> None:

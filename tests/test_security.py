@@ -1,6 +1,7 @@
 """Who may do what, and what of a request reaches the log."""
 
 import logging
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -458,6 +459,14 @@ def test_the_token_guards_the_server_too(run: Server) -> None:
     heroes = url(run, "/heroes/")
     assert_unauthorized(httpx.post(heroes, json=HERO))
     assert httpx.post(heroes, json=HERO, headers=BEARER).status_code == 200
+
+
+@pytest.mark.parametrize("value", [f"Bearer  {TOKEN}", f"bearer {TOKEN} ", f"Bearer {TOKEN}\t"])
+def test_blanks_around_the_token_are_no_part_of_it(run: Server, value: str) -> None:
+    lines = f"DELETE /heroes/0 HTTP/1.0\r\nAuthorization: {value}\r\n\r\n"
+    with socket.create_connection((run.host, run.port)) as wire, wire.makefile("rb") as answer:
+        wire.sendall(lines.encode())
+        assert answer.readline().split()[1] != b"401"
 
 
 def test_the_token_is_not_logged(run: Server) -> None:

@@ -22,8 +22,9 @@ GIVEN = [
     ("BUSY_TIMEOUT", "0.5", 0.5),
     ("READ_CONNECTIONS", "2", 2),
     ("REQUEST_TIMEOUT", "3", 3.0),
-    ("MAX_WAITING", "10", 10),
     ("MAX_BODY_SIZE", "4096", 4096),
+    ("MAX_LINES", "50", 50),
+    ("MAX_LINES_SIZE", "4096", 4096),
     ("CLIENT_TIMEOUT", "2.5", 2.5),
     ("TOKEN", "a token of the test", SecretStr("a token of the test")),
     ("GUARD", "writes", "writes"),
@@ -57,9 +58,10 @@ BAD = [
     ("READ_CONNECTIONS", "1.5"),
     ("REQUEST_TIMEOUT", "0"),
     ("REQUEST_TIMEOUT", "inf"),
-    ("MAX_WAITING", "0"),
     ("MAX_BODY_SIZE", "1"),
     ("MAX_BODY_SIZE", "256 KiB"),
+    ("MAX_LINES", "0"),
+    ("MAX_LINES_SIZE", "1"),
     ("CLIENT_TIMEOUT", "0"),
     ("TOKEN", "short"),
     ("TOKEN", " " * 20),
@@ -123,9 +125,9 @@ def test_a_bad_value_is_one_line_that_names_the_variable(
 
 
 def test_two_bad_values_are_still_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HERO_API_MAX_WAITING", "x\ny")
+    monkeypatch.setenv("HERO_API_MAX_BODY_SIZE", "x\ny")
     monkeypatch.setenv("HERO_API_BUSY_TIMEOUT", "x\ny")
-    with pytest.raises(StartError, match=r"\A.*BUSY_TIMEOUT.*MAX_WAITING.*\Z"):
+    with pytest.raises(StartError, match=r"\A.*BUSY_TIMEOUT.*MAX_BODY_SIZE.*\Z"):
         Settings.from_environment()
 
 
@@ -149,8 +151,8 @@ def test_known_and_foreign_variables_are_no_warning(
 
 
 def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HERO_API_MAX_WAITING", "10")
-    assert Settings(max_waiting=20).max_waiting == 20
+    monkeypatch.setenv("HERO_API_MAX_BODY_SIZE", "10000")
+    assert Settings(max_body_size=20_000).max_body_size == 20_000
 
 
 def test_an_unknown_argument_is_an_error() -> None:
@@ -160,7 +162,7 @@ def test_an_unknown_argument_is_an_error() -> None:
 
 def test_settings_cannot_be_changed(settings: Settings) -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        settings.max_waiting = 1
+        settings.max_body_size = 1
 
 
 # Database URLs

@@ -31,6 +31,7 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     touches: Callable[[Item], object] | None = None,
     locks: Locks[S] | None = None,
     is_urgent: bool = False,
+    is_alone: bool = False,
 ) -> Callable[[S, Item], Awaitable[R]]:
     """Return a call for one item, of which concurrent ones share the batches of `queue`.
 
@@ -38,13 +39,14 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     still asks the database. Functions that share a queue share its transactions: each is called
     once for a batch, or more often where items that touch the same row (`touches` says which, None
     for none) came in another order. `locks` takes the locks of a batch of several functions, all of
-    them in one order. `name` is for the log; an urgent call is in the next batch.
+    them in one order. `name` is for the log; an urgent call is in the next batch, and a call that
+    `is_alone` is in one of its own.
 
     The call is served by the session's `BatchQueues`. On a session that brings none, such as one
     that a test puts in, it is served alone, after the calls that wait for the same session. A call
     that writes commits the session; none closes it.
     """
-    spec = BatchSpec(function, name, touches, locks, is_urgent)
+    spec = BatchSpec(function, name, touches, locks, is_urgent, is_alone)
 
     def call(session: S, item: Item) -> Awaitable[R]:
         queues = BatchQueues.of(session) if isinstance(session, AsyncSession) else None

@@ -49,6 +49,7 @@ class BatchSpec(Generic[S, Item, R]):
     touches: Callable[[Item], object] | None
     locks: Locks[S] | None
     is_urgent: bool
+    is_alone: bool = False
 
 
 @dataclass(eq=False, slots=True)

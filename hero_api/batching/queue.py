@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self
@@ -16,6 +17,7 @@ from hero_api.errors import (
     ClosingError,
     FaultError,
     LateError,
+    LinesRefusedError,
     OutcomeUnknownError,
     OverloadedError,
     ServiceError,
@@ -26,6 +28,9 @@ _GRACE = 0.5  # seconds that a batch has to end when all of its callers were ans
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
 
+# When the request of the current task arrived, by the loop's clock, where its server knows better
+# than the call: it may have waited before it was begun.
+arrived: ContextVar[float | None] = ContextVar("arrived", default=None)
 logger = logging.getLogger("hero_api")
 
 
@@ -46,15 +51,13 @@ class QueueSpec:
 class BatchQueues:
     """The queues of one application, each made when it is first used.
 
-    A session brings them along: `AsyncSession(engine, info=queues.info)`. `max_waiting` bounds the
-    calls that wait in a queue, `timeout` is the seconds that a call waits for its batch, and
-    `readers` is how many batches may read at a time.
+    A session brings them along: `AsyncSession(engine, info=queues.info)`. `timeout` is the seconds
+    that a request waits for its batch, and `readers` is how many batches may read at a time.
     """
 
-    def __init__(self, *, max_waiting: int, timeout: float, readers: int) -> None:
+    def __init__(self, *, timeout: float, readers: int) -> None:
         self.closed = False
         self.info: dict[str, Any] = {_KEY: self}
-        self._max_waiting = max_waiting
         self._timeout = timeout
         # It is fair, which the pool of connections is not: that one gives a connection back to the
         # queue that has just returned it, before it wakes the one that waits.
@@ -78,9 +81,7 @@ class BatchQueues:
                 raise ClosingError
             # There is one queue that writes, and one batch of it at a time.
             connections = asyncio.Semaphore() if spec.writes else self._readers
-            queue = self._queues[spec] = BatchQueue(
-                spec, connections, max_waiting=self._max_waiting, timeout=self._timeout
-            )
+            queue = self._queues[spec] = BatchQueue(spec, connections, timeout=self._timeout)
         return queue
 
     def give_up(self) -> None:
@@ -98,13 +99,11 @@ class BatchQueues:
 class BatchQueue:
     """Takes calls in, and serves them in batches, one at a time.
 
-    A call that is not answered `timeout` seconds after it came is answered then, whether or not its
-    batch ever ends.
+    A call that is not answered `timeout` seconds after its request arrived is answered then,
+    whether or not its batch ever ends.
     """
 
-    def __init__(
-        self, spec: QueueSpec, connections: asyncio.Semaphore, *, max_waiting: int, timeout: float
-    ) -> None:
+    def __init__(self, spec: QueueSpec, connections: asyncio.Semaphore, *, timeout: float) -> None:
         self.name = spec.name
         self.batches = 0
         self.items = 0
@@ -113,7 +112,6 @@ class BatchQueue:
         self._spec = spec
         self._connections = connections
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
-        self._max_waiting = max_waiting
         self._timeout = timeout
         self._closed = False
         self._silent_until: defaultdict[type[Exception], float] = defaultdict(float)
@@ -123,6 +121,7 @@ class BatchQueue:
         self._rows: dict[object, list[AnyCall]] = {}  # rows that are waited for, and by whom
         self._row_tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when it is
 
     @property
     def waiting(self) -> int:
@@ -133,20 +132,22 @@ class BatchQueue:
         """Take a call in; the future has its result when its batch is committed."""
         if self._closed:
             raise ClosingError
-        if len(self._waiting) + sum(map(len, self._rows.values())) >= self._max_waiting:
+        loop = asyncio.get_running_loop()
+        now, since = loop.time(), arrived.get()
+        deadline = self._timeout + (now if since is None else since)
+        if deadline <= now:
             self.refused += 1
             raise OverloadedError
-        loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
-        call = Call(spec, session, item, answer, loop.time() + self._timeout)
+        call = Call(spec, session, item, answer, deadline)
         if spec.is_urgent:
             self._waiting.appendleft(call)
         else:
             self._waiting.append(call)
         if self._task is None:
             self._task = loop.create_task(self._run())
-        if self._timer is None:
-            self._timer = loop.call_at(call.deadline, self._expire, call.deadline)
+        if self._timer is None or deadline < self._due:
+            self._set_timer(deadline)
         return answer
 
     def give_up(self) -> None:
@@ -226,6 +227,8 @@ class BatchQueue:
         while self._waiting and len(calls) < limit:
             call = self._waiting[0]
             if not call.answer.done():
+                if calls and (call.spec.is_alone or calls[0].spec.is_alone):
+                    break
                 if max_distinct is not None:
                     distinct.add(call.item)
                     if len(distinct) > max_distinct:
@@ -236,6 +239,8 @@ class BatchQueue:
 
     def _report(self, error: Exception, told: Exception, size: int) -> None:
         """Log an error and what was told, each kind at most once a second: many may meet it."""
+        if isinstance(told, LinesRefusedError):
+            return  # the client is told all of it
         if not isinstance(told, ServiceError) or isinstance(told, FaultError):
             return  # it is answered 500, and logged with the id of its request
         now = asyncio.get_running_loop().time()
@@ -259,8 +264,15 @@ class BatchQueue:
             for call in self._unanswered():
                 call.deadline += late
         self._answer_late(loop.time())
-        due = min((call.deadline for call in self._unanswered()), default=0.0)
-        self._timer = loop.call_at(due, self._expire, due) if due else None
+        self._timer = None
+        if deadlines := [call.deadline for call in self._unanswered()]:
+            self._set_timer(min(deadlines))
+
+    def _set_timer(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = asyncio.get_running_loop().call_at(due, self._expire, due)
 
     def _answer_late(self, now: float) -> None:
         may_be_stored = {

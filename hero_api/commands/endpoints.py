@@ -6,6 +6,7 @@ from sqlalchemy import Table
 
 from hero_api.database.postgresql.transfer import PostgreSQLEndpoint
 from hero_api.database.sessions import open_database
+from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.transfer import SQLiteEndpoint
 from hero_api.database.transfer import TransferEndpoint
 from hero_api.settings import Settings
@@ -17,7 +18,12 @@ def open_to_read(settings: Settings, table: Table) -> TransferEndpoint:
 
 
 def open_to_write(settings: Settings, table: Table) -> TransferEndpoint:
-    """Open a database, and make the table where it is not there, as the service does."""
+    """Open a database, and make the table where it is not there, as the service does.
+
+    Raises `StartError` where another process may not have the file open too, and has.
+    """
+    if not settings.is_postgresql:
+        check_alone(settings.path)
     asyncio.run(_make(settings, table))
     return _endpoint(settings)(settings, table, writes=True)
 

@@ -24,7 +24,8 @@ class Progress:
         )
         self._bars = Bars(*columns, console=self._console, disable=not self._console.is_terminal)
         self._step = ""
-        self._done = self._total = 0
+        self._total = ""
+        self._done = 0
         self._silent_until = 0.0
 
     def __enter__(self) -> Self:
@@ -42,10 +43,11 @@ class Progress:
         self._end()
         self._bars.stop()
 
-    def begin(self, step: str, total: int, done: int = 0) -> None:
-        """Begin a step, of which some may be done already."""
+    def begin(self, step: str, total: int | None, done: int = 0) -> None:
+        """Begin a step, of which some may be done already; not always is the total known."""
         self._end()
-        self._step, self._total, self._done = step, total, done
+        self._step, self._done = step, done
+        self._total = "" if total is None else f" of {total:,}"
         self._bars.add_task(step, total=total, completed=done)
         self._silent_until = time.monotonic() + _PAUSE
 
@@ -58,10 +60,14 @@ class Progress:
             self._silent_until = time.monotonic() + _PAUSE
             self._say()
 
+    def say(self, line: str) -> None:
+        """Write a line above the bars."""
+        self._console.print(line, markup=False)
+
     def _end(self) -> None:
         if self._step:
             self._say()
 
     def _say(self) -> None:
         if self._bars.disable:
-            self._console.print(f"{self._step} {self._done:,} of {self._total:,} heroes")
+            self._console.print(f"{self._step} {self._done:,}{self._total} heroes")

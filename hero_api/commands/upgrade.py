@@ -13,6 +13,7 @@ from sqlalchemy.sql.schema import ColumnCollectionConstraint, ScalarElementColum
 
 from hero_api.database.schema import columns_of
 from hero_api.database.sessions import make_engines
+from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.urls import reason, shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -26,6 +27,8 @@ def upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]:
 
     Raises `StartError`, one line, before anything is done where that would not be enough.
     """
+    if not settings.is_postgresql:
+        check_alone(settings.path)
     return asyncio.run(_upgrade(settings, tables))
 
 

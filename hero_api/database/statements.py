@@ -60,6 +60,8 @@ class Stored(NamedTuple):
     has_triggers: bool  # which may have changed the row since
 
 
+# What is between the rows of a page. Nowhere else in it is there a line's end: JSON escapes them.
+BETWEEN = ",\n"
 PLAIN = Shape((), counts=False)
 AFTER = "after"
 

@@ -1,45 +1,67 @@
-"""A client's connection: closed when the client takes too long, or sends too long a head.
+"""The protocol of a client's connection: when its requests begin, and how long the client may take.
 
-uvicorn has no deadline for receiving a request, no bound on its head, none on what a client sends
-behind it, and begins all requests at once. This protocol wraps uvicorn's, and asks it how far a
-request has arrived.
+uvicorn begins all requests at once, has no deadline for receiving one, no bound on its head, and
+none on what a client sends behind it. This protocol wraps uvicorn's, and asks it how far a request
+has arrived.
 """
 
 import asyncio
-import random
 from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
 from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.buffered_transport import BufferedTransport
-from hero_api.server.http_protocol import Parser, ParseState
+from hero_api.server.http_protocol import HTTPProtocol, ParseState
 
+_SAFE_METHODS = b"GET ", b"HEAD ", b"OPTIONS "
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
+_MAX_WAITING = 8_192  # bytes of a request that waits, until its connection is not read any more
 _MAX_HEAD = 65_536  # bytes
-_LOOK_EVERY = 0.01  # seconds
-_RETRY_AFTER = 1.0  # seconds, as an overloaded service says it
-_REST = 0.3, 0.6  # seconds that a client is not listened to when it came back sooner, in vain
 
 
 class ProtocolFactory:
-    """The open connections of a server: what makes its protocols, as uvicorn has it.
+    """Makes the protocol of each connection, as uvicorn has it, and knows those that are open.
 
     A client may take `timeout` seconds to send a request, as long to read an answer, and as long
-    until it asks again. At most `max_waiting` of the `cheap` requests wait before they are begun.
+    until it asks again. Requests of `safe` methods are admitted by a limiter of their own, so that
+    no read waits for writes. Those whose path begins with one of `exempt` are begun at once.
     """
 
-    def __init__(self, timeout: float, max_waiting: int, cheap: tuple[bytes, ...] = ()) -> None:
-        self.open: set[Connection] = set()
-        self._entrance = AdmissionLimiter(max_waiting, cheap)
+    def __init__(
+        self,
+        timeout: float,
+        safe: AdmissionLimiter,
+        unsafe: AdmissionLimiter,
+        exempt: Sequence[str] = (),
+    ) -> None:
+        self.open: set[ClientProtocol] = set()
+        self.is_draining = False
+        self._all_lost = asyncio.Event()
+        self._safe = safe
+        self._unsafe = unsafe
+        self._exempt = tuple(b"%s%s" % (m, path.encode()) for m in _SAFE_METHODS for path in exempt)
         self._timeout = timeout
         self._time = asyncio.get_running_loop().time
 
     def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
         """Make the protocol of a new connection."""
-        connection = Connection(self.open, self._entrance)
-        connection.parser = Parser(app_state=app_state | {"connection": connection}, **options)
-        return connection
+        return ClientProtocol(self, partial(HTTPProtocol, app_state=app_state, **options))
+
+    def limiter(self, data: bytes | bytearray) -> AdmissionLimiter | None:
+        """Return the limiter of a request that begins with `data`; None where it need not wait."""
+        if data.startswith(self._exempt):
+            return None
+        return self._safe if data.startswith(_SAFE_METHODS) else self._unsafe
+
+    def lost(self, protocol: "ClientProtocol") -> None:
+        """Take note that a connection is closed."""
+        self.open.discard(protocol)
+        if self.is_draining and not self.open:
+            self._all_lost.set()
 
     async def sweep(self) -> None:
         """Close the connections of late clients, until cancelled."""
@@ -49,112 +71,137 @@ class ProtocolFactory:
         while True:
             await asyncio.sleep(self._timeout / 8)
             await asyncio.sleep(0)  # what has arrived meanwhile is read first
-            for connection in [*self.open]:
-                connection.close_if_late(looks[0])
+            for protocol in [*self.open]:
+                protocol.close_if_late(looks[0])
             looks.append(self._time())
 
-    async def catch_up(self, patience: float) -> None:
-        """Wait until no request waits behind another on its connection, for so many seconds."""
-        end = self._time() + patience
-        while self._time() < end:
-            if not any(connection.is_behind for connection in self.open):
-                return
-            await asyncio.sleep(_LOOK_EVERY)
+    async def drain(self, patience: float) -> None:
+        """Serve on for at most so many seconds, until each client was told that it is the end.
+
+        A client, most of all a proxy, may send a request just when its idle connection is closed,
+        and cannot know whether it may repeat it. So a connection is closed after an answer that
+        says `Connection: close`.
+        """
+        self.is_draining = True
+        for protocol in self.open:
+            protocol.announce_close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience if self.open else 0):
+                await self._all_lost.wait()
+        self._safe.admit_all()
+        self._unsafe.admit_all()
 
     def abort_waiting(self) -> None:
         """Close the connections whose clients are waited for."""
-        for connection in [*self.open]:
-            connection.close_if_late(float("inf"))
+        for protocol in [*self.open]:
+            protocol.close_if_late(float("inf"))
 
 
-class Connection(asyncio.Protocol):
-    """Passes everything on to the parser, and knows since when it waits for the client."""
+class ClientProtocol(asyncio.Protocol):
+    """Passes what arrives on to uvicorn's protocol, and knows since when it waits for the client.
 
-    parser: Parser
+    `arrived` is when the request under way arrived, where it had to wait before it was begun.
+    """
 
-    def __init__(self, connections: "set[Connection]", entrance: AdmissionLimiter) -> None:
-        self._connections = connections
-        self._entrance = entrance
-        self._is_outside = False
+    def __init__(self, factory: ProtocolFactory, make_http: Callable[..., HTTPProtocol]) -> None:
+        self.arrived: float | None = None
+        # Made when it is needed: many clients may come that leave before their request is begun.
+        self.http: HTTPProtocol | None = None
+        self._make_http = make_http
+        self._factory = factory
+        self._limiter: AdmissionLimiter | None = None
+        self._is_waiting = False  # to be admitted
         self._time = asyncio.get_running_loop().time
         self._transport: asyncio.Transport | None = None
         self._held = bytearray()
         self._is_full = False  # uvicorn has paused the reading
-        self._at_end = False
-        self._endless = 0  # bytes since the parser last had the end of a head, or some of a body
+        self._is_half_closed = False
+        self._endless = 0  # bytes since the end of a head, or some of a body, was parsed
         self._answered = 0
-        self._refused_at = 0.0
-        self._is_resting = False
         self._receives_since: float | None = None
         self._sends_since: float | None = None
 
     @property
-    def is_behind(self) -> bool:
-        """Whether requests were read that wait for others."""
-        return self._under_way > 1 or (bool(self._held) and self._is_busy())
+    def is_receiving(self) -> bool:
+        """Whether the rest of a request is waited for."""
+        return self._receives_since is not None
 
     @property
     def _under_way(self) -> int:
-        return self.parser.requests - self._answered
+        return self.http.requests - self._answered if self.http else 0
+
+    @property
+    def _is_lost(self) -> bool:
+        return self.http is not None and self.http.is_lost
+
+    @property
+    def _state(self) -> ParseState:
+        return self.http.state if self.http else ParseState.IDLE
 
     def _is_busy(self) -> bool:
-        """Say whether what arrives has to wait: for room, a rest, or the request before it."""
-        if self._is_outside or self._is_resting:
+        """Say whether what arrives has to wait: for admission, or for the request before it."""
+        if self._is_waiting:
             return True
-        return self._under_way > 0 and self.parser.place is not ParseState.BODY
+        return self._under_way > 0 and self._state is not ParseState.BODY
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = BufferedTransport(cast("asyncio.Transport", transport))
         self._receives_since = self._time()
-        self._connections.add(self)
-        self.parser.connection_made(self._transport)
+        self._factory.open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.discard(self)
-        self._entrance.leave(self)
+        self._factory.lost(self)
+        if self._limiter:
+            self._limiter.release(self)
         self._transport = None
         self._held.clear()
-        self.parser.connection_lost(exc)
-        # It refers to this one too: let both go now, not when the collector finds them.
-        del self.parser
+        if self.http:
+            self.http.connection_lost(exc)
+            # It refers to this one too: let both go now, not when the collector finds them.
+            self.http = None
 
     def data_received(self, data: bytes) -> None:
-        if self.parser.is_lost:
+        if self._is_lost:
             return
-        is_new = not self._under_way and self.parser.place is ParseState.IDLE
-        if is_new and not data.isspace():
-            self._receives_since = None
-        if len(data) > _SLICE or self._held or self._is_busy():
+        is_small = len(data) <= _SLICE and not self._held
+        if is_small and not self._is_busy() and self._is_admitted(data):
+            self._pass_on(data)
+        else:
             self._held += data
             self._feed()
-        elif is_new and self._entrance.is_cheap(data) and not self._entrance.enter(self):
-            self._is_outside = True
-            self._held += data
-        else:
-            self._pass_on(data)
 
-    def begin(self) -> None:
-        """Take what was held back, now that there is room."""
-        self._is_outside = False
-        data, self._held = bytes(self._held), bytearray()
-        self.data_received(data)
+    def begin(self, arrived: float) -> None:
+        """Parse what has waited since `arrived`."""
+        self._is_waiting = False
+        self.arrived = arrived
+        self._feed()
+
+    def close(self) -> None:
+        """Close the connection when all is sent."""
+        if self._transport:
+            self._transport.close()
 
     def eof_received(self) -> bool:
-        # What has arrived is answered, for a client that has only ended its own side.
-        self._at_end = self._is_busy()
-        if not self._at_end and self._transport:
-            self._transport.close()
-        return True
+        # What has arrived is answered, for a client that has only closed its own side.
+        self._is_half_closed = self._is_busy()
+        if self._is_waiting and self._limiter:
+            self._limiter.half_closed(self)
+        elif not self._is_half_closed:
+            self.close()
+        # TLS has no half-closed connections: there it is over.
+        return self._transport is not None and not self._transport.get_extra_info("ssl_object")
 
     def pause_writing(self) -> None:
         self._sends_since = self._time()
-        self.parser.pause_writing()
+        if self.http:
+            self.http.pause_writing()
 
     def resume_writing(self) -> None:
         self._sends_since = None
-        if self._receives_since is not None and self.parser.place is ParseState.IDLE:
+        if self._receives_since is not None and self._state is ParseState.IDLE:
             self._receives_since = self._time()
-        self.parser.resume_writing()
+        if self.http:
+            self.http.resume_writing()
 
     def close_if_late(self, latest: float) -> None:
         """Close the connection if its client has been waited for since before `latest`."""
@@ -167,66 +214,89 @@ class Connection(asyncio.Protocol):
         if any(since is not None and since < latest for since in waited):
             self._transport.abort()
 
+    def announce_close(self) -> None:
+        """Let the answer to the last request that was read say that it is the last."""
+        if self.http and self._under_way and not self._held:
+            self.http.announce_close()
+
     def body_taken(self) -> None:
         """Take note that some of a request's body was taken: there is room for more."""
         self._is_full = False
         if self._held:
             self._feed()
 
-    def request_ended(self, *, overloaded: bool) -> None:
-        """Take note that a request was answered, maybe before the whole of it has arrived.
-
-        Where the answer was that the service is overloaded, a client that does not wait as it is
-        told is made to: else clients in a loop could keep the service busy with refusals.
-        """
+    def request_ended(self) -> None:
+        """Take note that a request was answered, maybe before the whole of it has arrived."""
         self._answered += 1
         self._is_full = False
-        if (transport := self._transport) is None:
+        http, transport = self.http, self._transport
+        if http is None or transport is None:
             return
-        if overloaded:
-            self._refuse_again()
         self._receives_since = None
         self._time_client()
         if not self._under_way:
-            self._entrance.leave(self)
-            if self.parser.place is ParseState.IDLE:
-                self.parser.forget()
-        if self.parser.is_lost and not self._under_way:
+            self.arrived = None
+            if self._limiter:
+                self._limiter.release(self)
+            if http.state is ParseState.IDLE:
+                http.forget()
+        if http.is_lost and not self._under_way:
             transport.close()
-        elif self._held or self._at_end or self._is_busy() or not transport.is_reading():
+        elif self._held or self._is_half_closed or self._is_busy() or not transport.is_reading():
             self._feed()
 
+    def _is_admitted(self, data: bytes | bytearray) -> bool:
+        """Say whether `data` may be parsed: a request that begins with it may have to wait."""
+        if not self._under_way and self._state is ParseState.IDLE and not data.isspace():
+            self._receives_since = None
+            self._limiter = self._factory.limiter(data)
+            self._is_waiting = self._limiter is not None and not self._limiter.acquire(self)
+        return not self._is_waiting
+
     def _feed(self) -> None:
-        """Pass on what was held back, in slices; nothing behind a request under way."""
+        """Parse what was held back, in slices; nothing behind a request under way."""
         if (transport := self._transport) is None:
             return
         while self._held and not self._is_full and not self._is_busy():
+            if not self._is_admitted(self._held):
+                break
             transport.resume_reading()  # so that it shows when uvicorn pauses it
             piece = bytes(self._held[:_SLICE])
             del self._held[:_SLICE]
             self._pass_on(piece)
         if transport.is_closing():
             return
-        if self._held or self._is_busy():
+        if self._is_waiting and len(self._held) <= _MAX_WAITING:
+            transport.resume_reading()  # so that it shows when the client leaves
+        elif self._held or self._is_busy():
             transport.pause_reading()
         elif not self._is_full:
             transport.resume_reading()
-            if self._at_end and not self._under_way:
+            if self._is_half_closed and not self._under_way:
                 transport.close()
 
     def _pass_on(self, data: bytes) -> None:
-        parser, transport = self.parser, cast("asyncio.Transport", self._transport)
-        before = parser.progress
-        parser.data_received(data)
+        transport = cast("asyncio.Transport", self._transport)
+        http = self.http or self._open_http(transport)
+        before = http.progress
+        http.data_received(data)
         self._time_client()
-        self._endless = 0 if parser.progress > before else self._endless + len(data)
+        self._endless = 0 if http.progress > before else self._endless + len(data)
         if self._endless > _MAX_HEAD:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            parser.refuse(status, "The head of the request is too large")
-        if parser.is_lost or transport.is_closing():
+            http.refuse(status, "The head of the request is too large")
+        if self._factory.is_draining:
+            self.announce_close()
+        if http.is_lost or transport.is_closing():
             self._held.clear()
         elif not transport.is_reading():
             self._is_full = True
+
+    def _open_http(self, transport: asyncio.Transport) -> HTTPProtocol:
+        self.http = self._make_http()
+        self.http.app_state = self.http.app_state | {"connection": self}
+        self.http.connection_made(transport)
+        return self.http
 
     def _time_client(self) -> None:
         """Know since when the client is waited for, if it is."""
@@ -234,17 +304,3 @@ class Connection(asyncio.Protocol):
             self._receives_since = None
         elif self._receives_since is None:
             self._receives_since = self._time()
-
-    def _refuse_again(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._refused_at + _RETRY_AFTER and not self._is_resting:
-            self._is_resting = True
-            # Not all of them at once.
-            loop.call_later(random.uniform(*_REST), self._listen_again)  # noqa: S311
-        self._refused_at = loop.time()
-
-    def _listen_again(self) -> None:
-        self._is_resting = False
-        if self._transport is not None:
-            self._time_client()
-            self._feed()

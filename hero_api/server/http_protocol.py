@@ -21,15 +21,15 @@ class ParseState(Enum):
     BODY = auto()
 
 
-class Parser(HttpToolsProtocol):
+class HTTPProtocol(HttpToolsProtocol):
     """Notes what httptools calls as it parses: nobody else knows for sure where a message ends."""
 
     # With these in its dict, the dict would be of a larger and slower kind.
-    __slots__ = ("_cycles", "_tail", "is_lost", "place", "progress", "requests")
+    __slots__ = ("_cycles", "_tail", "is_lost", "progress", "requests", "state")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
-        self.place = ParseState.IDLE
+        self.state = ParseState.IDLE
         self.requests = 0  # whose heads have arrived
         self.progress = 0  # counts these, and pieces of bodies
         self.is_lost = False  # a request leaves the protocol: nobody knows what follows it
@@ -51,7 +51,7 @@ class Parser(HttpToolsProtocol):
             self._parse(seen[passed : offer.end()])
             passed = offer.end()
             # The parser knows whether it stands in a head now, or in a body that looks like one.
-            if self.place is ParseState.HEADERS:
+            if self.state is ParseState.HEADERS:
                 self._parse(b"d")
         self._parse(seen[passed:])
 
@@ -61,12 +61,23 @@ class Parser(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Take note that a head begins."""
-        self.place = ParseState.HEADERS
+        self.state = ParseState.HEADERS
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header without the blanks at its end, which httptools takes for some of it."""
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
-        """Take note that a head has arrived."""
-        self.place = ParseState.BODY
+        """Take note that a head has arrived.
+
+        Raises `ValueError`, which is answered 400, where HTTP/1.1 has not exactly one `Host`: from
+        another number proxies and servers may conclude different things.
+        """
+        hosts = len([name for name, _ in self.headers if name == b"host"])
+        if hosts != 1 and self.parser.get_http_version() == "1.1":
+            raise ValueError("Host")
+        self.state = ParseState.BODY
         self.requests += 1
         self.progress += 1
         self.is_lost = self.parser.should_upgrade()
@@ -83,7 +94,7 @@ class Parser(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Take note that a request has arrived."""
-        self.place = ParseState.IDLE
+        self.state = ParseState.IDLE
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -101,6 +112,10 @@ class Parser(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
         self.scope = None  # type: ignore[assignment]
         self.headers = []
+
+    def announce_close(self) -> None:
+        """Let the answer to the last request say that the connection is closed after it."""
+        self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else."""

@@ -1,4 +1,4 @@
-"""Tells a client's connection how its requests go on.
+"""Tells a client's connection how its requests go on, and the application since when they wait.
 
 The connection paces what it reads from the client by what the application has taken and answered.
 It is passed along in ASGI's `state`.
@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.server.client_protocol import Connection
+from hero_api.batching.queue import arrived
+from hero_api.server.client_protocol import ClientProtocol
 
 
 class RequestLifecycleMiddleware:
@@ -19,7 +20,9 @@ class RequestLifecycleMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        connection: Connection = scope["state"]["connection"]
+        connection: ClientProtocol = scope["state"]["connection"]
+        # Set anew each time: a transport may hand the context of one request on to the next.
+        arrived.set(connection.arrived)
 
         async def receive_and_note() -> Message:
             message = await receive()
@@ -32,4 +35,4 @@ class RequestLifecycleMiddleware:
             with suppress(Exception):
                 await self.app(scope, receive_and_note, send)
         finally:
-            connection.request_ended(overloaded="overloaded" in scope["state"])
+            connection.request_ended()

@@ -1,14 +1,17 @@
 """uvicorn, as `hero-api serve` runs it."""
 
 import asyncio
-import errno
 import gc
+import logging
 import os
 import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
+from typing import Any
 
 import typer
 import uvicorn
@@ -20,61 +23,118 @@ from hero_api.database.sqlite.engine import has_wal_reset_fault
 from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.server.acceptor import Acceptor
+from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.client_protocol import ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
+from hero_api.server.listener import Listener
 from hero_api.server.signals import stop_signals
 from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
+from hero_api.web.operations import PROBES
+
+logger = logging.getLogger("hero_api")
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
     "(sqlite.org/wal.html, the WAL-reset bug): serve with one worker, "
     "use SQLite 3.51.3 or newer, or use PostgreSQL"
 )
+# Requests that are under way at a time.
+_READS = 64  # a batch of gets
+_WRITES = 256  # a batch
+_LOCKED_ROW = 1.0  # seconds
 # Seconds after SIGTERM. The end is promised within five of them.
 _START = 0.5  # until a start that is not done is cut off
-_CATCH_UP = 1.0  # until requests that were read behind others have begun
+_DRAIN = 1.0  # until requests that wait, or were read behind others, have begun
 _PATIENCE = 2.5  # until neither the database nor a client is waited for
-_DRAIN = 3  # after the first: until uvicorn cancels what is left
+_CANCEL = 3  # after the drain: until uvicorn cancels what is left
 
 
-def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
+def serve(
+    app: FastAPI,
+    listener: Listener,
+    *,
+    workers: int = 1,
+    log_level: str | None = None,
+    **options: Any,  # noqa: ANN401 - uvicorn's own, such as `ssl_certfile`
+) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP; then answer what was read, and return.
 
-    Raises `StartError`, one line, when the address or the database cannot be used.
+    From the `log_level` "info" on, each request is logged. Raises `StartError`, one line, when the
+    database or an option cannot be used.
     """
+    settings: Settings = app.state.settings
     if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
         raise StartError(_ONE_PROCESS)
-    with _listen(host, port) as listener:
-        run = partial(_run, app, settings, listener)
+    config = _configure(app, log_level, options)
+    announce = partial(_announce, settings, listener.name("https" if config.ssl else "http"))
+    run = partial(_run, app, config, listener, announce)
+    with closing(listener):
         if workers > 1:
-            supervise(workers, run, partial(_announce, settings, listener))
+            supervise(workers, run, announce, listener.stop)
         else:
             run(None)
 
 
-def _run(app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None) -> None:
-    """Serve in this process, alone or as one of several."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(app, settings, listener, worker))
-
-
-async def _serve(
-    app: FastAPI, settings: Settings, listener: socket.socket, worker: Worker | None
-) -> None:
-    cheap: tuple[bytes, ...] = app.state.cheap_requests
-    connections = ProtocolFactory(settings.client_timeout, settings.max_waiting, cheap)
+def _configure(app: FastAPI, log_level: str | None, options: dict[str, Any]) -> uvicorn.Config:
+    logs_requests = log_level in {"info", "debug"}
+    if log_level:
+        logger.setLevel(log_level.upper())
+    if options.get("ssl_keyfile") and not options.get("ssl_certfile"):
+        raise StartError("--ssl-keyfile needs --ssl-certfile")
     config = uvicorn.Config(
         RequestLifecycleMiddleware(app),
         ws="none",
         lifespan="off",
-        log_level="error",
-        access_log=False,
-        proxy_headers=False,
+        # At "info" it would announce an address of its own.
+        log_level="warning" if log_level == "info" else log_level or "error",
+        access_log=logs_requests,
         server_header=False,
-        timeout_graceful_shutdown=_DRAIN,
+        timeout_graceful_shutdown=_CANCEL,
+        **options,
     )
-    server = _Server(config, app, listener, connections)
+    if logs_requests:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or error
+        raise StartError(f"Cannot use --ssl-certfile or --ssl-keyfile: {reason}") from error
+    return config
+
+
+def _run(
+    app: FastAPI,
+    config: uvicorn.Config,
+    listener: Listener,
+    announce: Callable[[], None],
+    worker: Worker | None,
+) -> None:
+    """Serve in this process, alone or as one of several."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(app, config, listener, announce, worker))
+
+
+async def _serve(
+    app: FastAPI,
+    config: uvicorn.Config,
+    listener: Listener,
+    announce: Callable[[], None],
+    worker: Worker | None,
+) -> None:
+    settings: Settings = app.state.settings
+    timeout = settings.request_timeout
+    # Reads that take long do not count. On SQLite such writes do: it has one writer anyway, and
+    # one that stands still would otherwise let everything in. On PostgreSQL a write may wait for a
+    # locked row, which is to hold up nobody else for long.
+    patience = _LOCKED_ROW if settings.is_postgresql else float("inf")
+    protocols = ProtocolFactory(
+        settings.client_timeout,
+        safe=AdmissionLimiter(_READS, timeout),
+        unsafe=AdmissionLimiter(_WRITES, timeout, patience),
+        exempt=PROBES,
+    )
+    server = _Server(config, app, listener, protocols)
     loop = asyncio.get_running_loop()
 
     def cut_off() -> None:
@@ -100,12 +160,12 @@ async def _serve(
             worker.end_with_supervisor()
             worker.is_ready()
         else:
-            _announce(settings, listener)
+            announce()
         # What was imported lives for ever: the collector need not look at it again, nor often.
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 20, 10)
-        sweep = asyncio.create_task(connections.sweep())
+        sweep = asyncio.create_task(protocols.sweep())
         await server.serve()
         sweep.cancel()
 
@@ -120,61 +180,51 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         app: FastAPI,
-        listener: socket.socket,
-        connections: ProtocolFactory,
+        listener: Listener,
+        protocols: ProtocolFactory,
     ) -> None:
         super().__init__(config)
         self._app = app
         self._listener = listener
-        self._connections = connections
+        self._protocols = protocols
         self._acceptor: Acceptor | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, on no socket of uvicorn's."""
         await super().startup(sockets or [])
         protocol = partial(
-            self._connections,
+            self._protocols,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        self._acceptor = Acceptor(self._listener, protocol)
+        timeout = self._app.state.settings.client_timeout
+        self._acceptor = Acceptor(self._listener.socket, protocol, self.config.ssl, timeout)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was read, and close the connections."""
         self._app.state.draining = True
+        self._listener.stop()
         if self._acceptor:
-            self._acceptor.close()
+            await self._acceptor.close()
         asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
-        # uvicorn would close a connection after the request under way, whatever was read behind it.
-        await self._connections.catch_up(_CATCH_UP)
+        # uvicorn would close idle connections at once, and the others after the request under way,
+        # whatever was read behind it.
+        await self._protocols.drain(_DRAIN)
         await super().shutdown(sockets)
 
     def _give_up(self) -> None:
         """Wait no more for the database, nor for clients: uvicorn would cancel what is left."""
         queues: BatchQueues = self._app.state.queues
         queues.give_up()
-        self._connections.abort_waiting()
+        self._protocols.abort_waiting()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        reason = error.strerror or error
-        option = "--port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
-        message = f"Cannot listen on {host} port {port}: {reason}; try another {option}"
-        raise StartError(message) from error
-
-
-def _announce(settings: Settings, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
+def _announce(settings: Settings, listens_on: str) -> None:
     where, durability = _where_and_how_durable(settings)
     try:
         typer.echo(
-            f"Listening on http://{host}:{port} (documentation at /docs)\n"
+            f"Listening on {listens_on} (documentation at /docs)\n"
             f"Heroes in    {' '.join(str(where).splitlines())}\n"
             f"Durability   {durability}"
         )

@@ -50,7 +50,12 @@ class Worker:
         loop.add_reader(self.life, stop)
 
 
-def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[], None]) -> None:
+def supervise(
+    count: int,
+    serve: Callable[[Worker], None],
+    announce: Callable[[], None],
+    stop_listening: Callable[[], None],
+) -> None:
     """Run `serve` in `count` processes until a stop signal; `announce` when all are ready.
 
     Raises `StartError` when there cannot be so many processes, and `SystemExit` when one of them
@@ -92,6 +97,7 @@ def supervise(count: int, serve: Callable[[Worker], None], announce: Callable[[]
                     os.close(readiness)
                     born[process] = time.monotonic()
     finally:
+        stop_listening()
         _stop(born)
 
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from hero_api.errors import ContentCodingError, FaultError, OverloadedError, ServiceError
+from hero_api.errors import ContentCodingError, FaultError, ServiceError
 
 logger = logging.getLogger("hero_api")
 
@@ -32,8 +32,6 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 def error_response(request: Request, error: ServiceError) -> Response:
     """Return the answer to a request that failed."""
-    if isinstance(error, OverloadedError):
-        request.state.overloaded = True  # so that its connection knows
     if isinstance(error, FaultError):
         return fault_response(request.scope, error.detail, error.reason)
     return JSONResponse({"detail": error.detail}, error.status, error.headers)

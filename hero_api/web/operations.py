@@ -14,6 +14,7 @@ from hero_api.dependencies import get_database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
 from hero_api.storage import AnyStorage
 
+PROBES = "/livez", "/readyz", "/metrics"
 _READY_WITHIN = 1.0  # seconds
 
 
@@ -71,7 +72,7 @@ def _metrics(queues: BatchQueues) -> str:
     families = {
         "batches": ("counter", "Batches that were begun."),
         "items": ("counter", "Calls that were served in them."),
-        "refused": ("counter", "Calls that found too many waiting."),
+        "refused": ("counter", "Calls whose requests were late before they were begun."),
         "expired": ("counter", "Calls whose deadline passed."),
         "waiting": ("gauge", "Calls that wait now."),
     }

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching import BatchQueues, QueueSpec, batched
+from hero_api.batching.queue import arrived
 from hero_api.errors import (
     BrokenError,
     ClosingError,
@@ -127,7 +128,7 @@ def double(batches: Batches) -> Call:
 
 @pytest.fixture
 async def queues() -> AsyncIterator[BatchQueues]:
-    queues = BatchQueues(max_waiting=5, timeout=SOON, readers=4)
+    queues = BatchQueues(timeout=SOON, readers=4)
     yield queues
     await queues.close()
 
@@ -230,15 +231,25 @@ async def test_nobody_is_answered_before_commit_returned(
     assert await task == 14
 
 
-async def test_a_call_beyond_the_bound_is_refused_at_once(
+async def test_a_call_that_was_late_before_it_came_is_refused_and_not_begun(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    arrived.set(asyncio.get_running_loop().time() - SOON)
+    with pytest.raises(OverloadedError):
+        await double(Session(queues), 6)
+    assert batches.items == []
+
+
+async def test_the_deadline_of_a_call_counts_from_the_arrival_of_its_request(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
     first = await hold(double, Session(queues), batches)
-    others = await start(double, Session(queues), 1, 2, 3, 4, 5)
-    with pytest.raises(OverloadedError):
+    arrived.set(asyncio.get_running_loop().time() - SOON + 0.05)
+    with pytest.raises(LateError):
         await double(Session(queues), 6)
+    assert not first.done(), "its own deadline is later"
     batches.gate.set()
-    assert await asyncio.gather(first, *others) == [0, 2, 4, 6, 8, 10]
+    await first
 
 
 async def test_a_cancelled_first_caller_does_not_take_its_batch_down(
@@ -427,7 +438,7 @@ async def test_calls_that_touch_one_row_are_served_in_the_order_of_their_arrival
         return batched(function, queue, name=name, touches=int)
 
     create, delete = named("create"), named("delete")
-    queues = BatchQueues(max_waiting=6, timeout=SOON, readers=4)
+    queues = BatchQueues(timeout=SOON, readers=4)
     [first] = await start(create, Session(queues), 0)
     await begun.wait()
     calls = [(create, 1), (delete, 2), (create, 3), (delete, 1), (delete, 4), (create, 1)]
@@ -453,6 +464,21 @@ async def test_an_urgent_call_is_in_the_next_batch(queues: BatchQueues, batches:
     assert batches.items == [[0], [9], [1], [2, 3]]
 
 
+async def test_a_call_that_is_alone_is_in_a_batch_of_its_own_in_its_turn(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    queue = QueueSpec("write", writes=True)
+    plain = batched(batches, queue, name="plain")
+    alone = batched(batches, queue, name="alone", is_alone=True)
+    first = await hold(plain, Session(queues), batches)
+    tasks = await start(plain, Session(queues), 1)
+    tasks += await start(alone, Session(queues), 2, 3)
+    tasks += await start(plain, Session(queues), 4, 5)
+    batches.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert batches.items == [[0], [1], [2], [3], [4, 5]]
+
+
 async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
     queues: BatchQueues,
 ) -> None:
@@ -473,7 +499,7 @@ async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
 
 
 async def test_who_waited_longest_for_a_connection_reads_next(batches: Batches) -> None:
-    queues = BatchQueues(max_waiting=5, timeout=SOON, readers=1)
+    queues = BatchQueues(timeout=SOON, readers=1)
     one, other = (batched(batches, QueueSpec(name), name=name) for name in ("one", "other"))
     first = await hold(one, Session(queues), batches, 1)
     [waits] = await start(other, Session(queues), 2)
@@ -644,7 +670,7 @@ async def test_a_batch_that_answers_too_few_fails_before_commit(queues: BatchQue
 async def test_callers_of_a_batch_that_never_ends_are_answered_at_their_deadline(
     batches: Batches, double: Call
 ) -> None:
-    queues = BatchQueues(max_waiting=5, timeout=0.05, readers=4)
+    queues = BatchQueues(timeout=0.05, readers=4)
     first = await hold(double, Session(queues), batches)
     [waiting] = await start(double, Session(queues), 1)
     async with asyncio.timeout(SOON):
@@ -660,7 +686,7 @@ async def test_callers_of_a_batch_that_never_ends_are_answered_at_their_deadline
 async def test_a_queue_serves_again_when_a_batch_that_hung_ends(
     batches: Batches, double: Call
 ) -> None:
-    queues = BatchQueues(max_waiting=5, timeout=0.05, readers=4)
+    queues = BatchQueues(timeout=0.05, readers=4)
     first = await hold(double, Session(queues), batches)
     [expired] = await start(double, Session(queues), 1)
     await asyncio.wait([first, expired], timeout=SOON)
@@ -674,7 +700,7 @@ async def test_a_queue_serves_again_when_a_batch_that_hung_ends(
 async def test_a_write_that_is_answered_while_its_batch_connects_is_never_done(
     batches: Batches, double: Call
 ) -> None:
-    queues = BatchQueues(max_waiting=5, timeout=0.05, readers=4)
+    queues = BatchQueues(timeout=0.05, readers=4)
     session = Session(queues)
     session.may_connect.clear()
     [late] = await start(double, session, 1)
@@ -706,14 +732,14 @@ async def test_a_batch_that_is_connected_serves_those_who_still_wait(
 
 
 async def test_a_read_that_hangs_says_that_nothing_was_changed(batches: Batches) -> None:
-    queues = BatchQueues(max_waiting=5, timeout=0.05, readers=4)
+    queues = BatchQueues(timeout=0.05, readers=4)
     with pytest.raises(LateError):
         await batched(batches, QueueSpec("read"), name="read")(Session(queues), 1)
     batches.gate.set()
 
 
 async def test_two_applications_in_one_process_never_meet(batches: Batches, double: Call) -> None:
-    one, other = (BatchQueues(max_waiting=5, timeout=SOON, readers=4) for _ in range(2))
+    one, other = (BatchQueues(timeout=SOON, readers=4) for _ in range(2))
     held = await hold(double, Session(one), batches)
     batches.begun.clear()
     others = await start(double, Session(other), 1, 2)
@@ -791,7 +817,7 @@ async def test_a_closed_queue_refuses_calls(
 async def test_a_batch_that_never_ends_does_not_keep_the_queues_open(
     batches: Batches, double: Call
 ) -> None:
-    queues = BatchQueues(max_waiting=5, timeout=0.05, readers=4)
+    queues = BatchQueues(timeout=0.05, readers=4)
     first = await hold(double, Session(queues), batches)
     await asyncio.wait_for(queues.close(), SOON)
     with pytest.raises(OutcomeUnknownError):

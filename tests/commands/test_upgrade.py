@@ -24,11 +24,14 @@ from sqlalchemy.schema import SchemaItem
 from sqlmodel import Field, SQLModel
 
 from hero_api.app import create_app
+from hero_api.commands.backup import backup, restore
 from hero_api.commands.check import find_damage
 from hero_api.commands.copy import copy
 from hero_api.commands.progress import Progress
 from hero_api.commands.upgrade import upgrade
+from hero_api.database.sqlite import engine as sqlite
 from hero_api.errors import StartError
+from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.storage import Storage
 from hero_api.testing import running
@@ -257,9 +260,102 @@ def test_the_command_says_what_it_did_and_that_there_is_nothing_more_to_do(
 
 
 @pytest.mark.sqlite
-def test_a_file_that_another_process_keeps_locked_is_one_line(old: Settings) -> None:
+def test_a_file_that_another_process_keeps_locked_is_one_line(
+    old: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "has_wal_reset_fault", lambda: False)
     patient = Settings(database_url=old.database_url, busy_timeout=0.1)
     with connection_to(old) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StartError, match=r"\ANothing was changed.*locked\Z"):
             upgrade(patient, [gadgets.table])
+
+
+# Files of others, and of other versions
+
+
+TUTORIAL = "id INTEGER NOT NULL, name VARCHAR NOT NULL, age INTEGER, secret_name VARCHAR NOT NULL"
+OURS = (
+    "id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, name VARCHAR NOT NULL, age INTEGER, "
+    "secret_name VARCHAR NOT NULL"
+)
+INDEXES = ("CREATE INDEX ix_hero_name ON hero (name)", "CREATE INDEX ix_hero_age ON hero (age)")
+BOTH_MADE = ["Made the index ix_hero_age", "Made the index ix_hero_name"]
+# What a file has, what an upgrade does to it, and which id comes after 1, and 2 that was deleted.
+FORMS: dict[str, tuple[list[str], list[str], int]] = {
+    "FastAPI's tutorial": (
+        [f"CREATE TABLE hero ({TUTORIAL}, PRIMARY KEY (id))", *INDEXES],
+        [],
+        2,
+    ),
+    "the first chapters of SQLModel's tutorial": (
+        [f"CREATE TABLE hero ({TUTORIAL}, PRIMARY KEY (id))"],
+        BOTH_MADE,
+        2,
+    ),
+    "SQLModel's tutorial, with teams": (
+        [
+            (
+                "CREATE TABLE team (id INTEGER NOT NULL, name VARCHAR NOT NULL, "
+                "headquarters VARCHAR NOT NULL, PRIMARY KEY (id))"
+            ),
+            (
+                f"CREATE TABLE hero ({TUTORIAL}, team_id INTEGER, PRIMARY KEY (id), "
+                "FOREIGN KEY(team_id) REFERENCES team (id))"
+            ),
+            *INDEXES,
+        ],
+        [],
+        2,
+    ),
+    "a table without ages": (
+        [f"CREATE TABLE hero ({OURS.replace('age INTEGER, ', '')})", INDEXES[0]],
+        ["Added age to the table hero", "Made the index ix_hero_age"],
+        3,
+    ),
+    "the service's own": ([f"CREATE TABLE hero ({OURS})", *INDEXES], [], 3),
+    "a later service's, with more columns": (
+        [
+            f"CREATE TABLE hero ({OURS}, team VARCHAR, is_new BOOLEAN NOT NULL DEFAULT 1)",
+            *INDEXES,
+            "CREATE INDEX ix_hero_team ON hero (team)",
+            "CREATE TABLE idempotency (key VARCHAR PRIMARY KEY)",
+        ],
+        [],
+        3,
+    ),
+}
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize(("made", "said", "next_id"), FORMS.values(), ids=FORMS.keys())
+async def test_a_file_of_any_form_is_upgraded_once_and_served_as_it_was(  # noqa: PLR0913, PLR0917
+    settings: Settings, tmp_path: Path, made: list[str], said: list[str], next_id: int, mode: str
+) -> None:
+    execute(settings, f"PRAGMA journal_mode={mode}", *made)
+    execute(
+        settings,
+        "INSERT INTO hero (name, secret_name) VALUES ('Deadpond', 's'), ('gone', 's')",
+        "DELETE FROM hero WHERE name = 'gone'",
+    )
+    before = execute(settings, "SELECT * FROM hero")
+    assert sorted(await asyncio.to_thread(upgrade, settings, [heroes.table])) == sorted(said)
+    assert await asyncio.to_thread(upgrade, settings, [heroes.table]) == []
+    saved = tmp_path / "saved.db"
+    await asyncio.to_thread(backup, settings, saved)
+    hero = {"id": 1, "name": "Deadpond", "age": None, "secret_name": "s"}
+    async with running(create_app(settings)) as client:
+        assert (await client.get("/heroes/")).json() == [hero]
+        created = await client.post("/heroes/", json={"name": "new", "secret_name": "s"})
+        assert created.json()["id"] == next_id
+    await asyncio.to_thread(restore, settings, saved, heroes.table)
+    assert [row[: len(before[0])] for row in execute(settings, "SELECT * FROM hero")] == before
+
+
+@pytest.mark.sqlite
+async def test_a_later_column_that_needs_a_value_is_refused_in_a_line(settings: Settings) -> None:
+    execute(settings, f"CREATE TABLE hero ({OURS}, team VARCHAR NOT NULL)")
+    with pytest.raises(StartError, match=r"\A.*its table hero needs values for team.*\Z"):
+        async with running(create_app(settings)):
+            pass

@@ -64,7 +64,7 @@ async def greeting(client: socket.socket) -> bytes:
 async def test_a_client_is_served(listener: Exhausted, protocol: type[Greeter]) -> None:
     acceptor = Acceptor(listener, protocol)
     assert await greeting(connect(listener)) == b"hello"
-    acceptor.close()
+    await acceptor.close()
 
 
 async def test_clients_that_came_together_are_taken_in_within_a_few_turns(
@@ -80,7 +80,7 @@ async def test_clients_that_came_together_are_taken_in_within_a_few_turns(
     assert turns < 20
     for client in clients:
         assert await greeting(client) == b"hello"
-    acceptor.close()
+    await acceptor.close()
 
 
 async def test_clients_wait_while_no_descriptor_is_left(
@@ -90,14 +90,14 @@ async def test_clients_wait_while_no_descriptor_is_left(
     acceptor = Acceptor(listener, protocol)
     assert await greeting(connect(listener)) == b"hello"
     assert listener.refusals == 0
-    acceptor.close()
+    await acceptor.close()
 
 
 async def test_nobody_is_taken_in_after_the_end(
     listener: Exhausted, protocol: type[Greeter]
 ) -> None:
     acceptor = Acceptor(listener, protocol)
-    acceptor.close()
+    await acceptor.close()
     assert listener.fileno() == -1
     assert protocol.greeted == 0
 
@@ -110,5 +110,5 @@ async def test_it_ends_while_no_descriptor_is_left(
     with connect(listener):
         async with asyncio.timeout(PATIENCE):
             await listener.refused.wait()
-        acceptor.close()
+        await acceptor.close()
     assert listener.fileno() == -1

@@ -22,8 +22,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from hero_api.routes import CHEAP
-from hero_api.server.client_protocol import Connection, ProtocolFactory
+from hero_api.batching.queue import arrived
+from hero_api.server.admission import AdmissionLimiter
+from hero_api.server.client_protocol import ClientProtocol, ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
 from tests.servers import Server, serving
 
@@ -38,8 +39,7 @@ HERO = json.dumps({"name": "Deadpond", "secret_name": "Dive Wilson"}).encode()
 LARGE = {"name": "Deadpond", "secret_name": "?" * 10_000}
 PAGE = 1_000_000  # bytes of a page of a hundred such heroes, at the least
 MEGABYTE = 1_000_000
-ROOM = 64  # gets that are begun at a time
-WAITING = 10  # gets that may wait before that
+ROOM = 4  # requests of a kind that are begun at a time
 
 
 def head(line: str, *fields: str) -> bytes:
@@ -559,9 +559,11 @@ class _Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.is_closed = False
+        self.sent = b""
         self._is_reading = True
 
-    def write(self, data: object) -> None: ...
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += data
 
     def close(self) -> None:
         self.is_closed = True
@@ -587,21 +589,23 @@ class Crowd:
 
     def __init__(self) -> None:
         self.begun: list[Scope] = []
+        self.arrived: list[float | None] = []
         self.requests: list[weakref.ref[Any]] = []  # uvicorn's objects
         self.answering = asyncio.Event()
         self._state = ServerState()
         self._app = RequestLifecycleMiddleware(self._answer)
         self._config = Config(self._begin, interface="asgi3", access_log=False)
-        self._connections = ProtocolFactory(TIMEOUT, WAITING, CHEAP)
+        safe, unsafe = (AdmissionLimiter(ROOM, UNTOUCHED, UNTOUCHED) for _ in range(2))
+        self._connections = ProtocolFactory(TIMEOUT, safe, unsafe, exempt=["/livez"])
 
-    def connect(self) -> tuple[Connection, _Transport]:
+    def connect(self) -> tuple[ClientProtocol, _Transport]:
         made = self._connections(config=self._config, server_state=self._state, app_state={})
-        assert isinstance(made, Connection)
+        assert isinstance(made, ClientProtocol)
         transport = _Transport()
         made.connection_made(transport)
         return made, transport
 
-    async def send(self, *pieces: bytes) -> tuple[Connection, _Transport]:
+    async def send(self, *pieces: bytes) -> tuple[ClientProtocol, _Transport]:
         """Send something on a new connection, and let begin what does begin."""
         connection, transport = self.connect()
         for piece in pieces:
@@ -616,72 +620,62 @@ class Crowd:
             await asyncio.gather(*self._state.tasks)
             await asyncio.sleep(0)
 
+    async def drain(self, patience: float = 0) -> None:
+        await self._connections.drain(patience)
+
     async def _begin(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun.append(scope)
         self.requests.append(weakref.ref(cast("Any", receive).__self__))
         await self._app(scope, receive, send)
 
     async def _answer(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        self.arrived.append(arrived.get())
         await self.answering.wait()
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body"})
 
 
 @pytest.fixture
-async def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
-    """A crowd whose requests are passed over by nobody."""
-    monkeypatch.setattr("hero_api.server.admission._PATIENCE", UNTOUCHED)
+async def crowd() -> Crowd:
     return Crowd()
 
 
 @pytest.fixture
 async def full(crowd: Crowd) -> Crowd:
-    """A crowd that has as many gets under way as are begun at a time."""
+    """A crowd that has as many reads under way as are begun at a time."""
     for _ in range(ROOM):
         await crowd.send(GET_HERO)
     assert len(crowd.begun) == ROOM
     return crowd
 
 
-async def test_gets_begin_when_others_were_answered(full: Crowd) -> None:
-    await full.send(GET_HERO)
-    await full.send(GET_HERO)
+@pytest.mark.parametrize("request_", [GET_HERO, GET_PAGE, head("OPTIONS /heroes/")])
+async def test_reads_begin_when_others_were_answered(full: Crowd, request_: bytes) -> None:
+    await full.send(request_)
+    await full.send(request_)
     assert len(full.begun) == ROOM
     await full.answer()
     assert len(full.begun) == ROOM + 2
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [[GET], [GET_PAGE], [POST_HERO], [GET_HERO[:-2], GET_HERO[-2:]], [head("DELETE /heroes/1")]],
-)
-async def test_what_is_no_get_does_not_wait_for_gets(full: Crowd, pieces: list[bytes]) -> None:
+@pytest.mark.parametrize("pieces", [[GET], [POST_HERO], [POST, HERO], [head("DELETE /heroes/1")]])
+async def test_writes_and_exempt_paths_do_not_wait_for_reads(
+    full: Crowd, pieces: list[bytes]
+) -> None:
     await full.send(*pieces)
     assert len(full.begun) == ROOM + 1
     await full.answer()
 
 
-@pytest.mark.parametrize("sent", [GET_HERO[:-2], GET_PAGE, GET, POST_HERO], ids=range(4))
-async def test_what_is_no_whole_get_takes_up_no_room(crowd: Crowd, sent: bytes) -> None:
-    for _ in range(ROOM):
-        await crowd.send(sent)
-    before = len(crowd.begun)
+async def test_reads_do_not_wait_for_writes(crowd: Crowd) -> None:
+    for _ in range(ROOM + 1):
+        await crowd.send(POST_HERO)
     await crowd.send(GET_HERO)
-    assert len(crowd.begun) == before + 1
+    assert [scope["method"] for scope in crowd.begun] == ["POST"] * ROOM + ["GET"]
     await crowd.answer()
 
 
-async def test_gets_whose_bodies_never_come_take_up_no_room(crowd: Crowd) -> None:
-    for _ in range(ROOM):
-        await crowd.send(head("GET /heroes/1", "Content-Length: 5"))
-    await crowd.answer()
-    crowd.answering.clear()
-    await crowd.send(GET_HERO)
-    assert len(crowd.begun) == ROOM + 1
-    await crowd.answer()
-
-
-async def test_gets_of_clients_that_have_left_take_up_no_room(full: Crowd) -> None:
+async def test_requests_of_clients_that_have_left_take_up_no_room(full: Crowd) -> None:
     waiting, _ = await full.send(GET_HERO)
     waiting.connection_lost(None)
     gone, _ = await full.send(GET_HERO)
@@ -693,22 +687,56 @@ async def test_gets_of_clients_that_have_left_take_up_no_room(full: Crowd) -> No
 
 async def test_what_follows_a_get_that_waits_waits_too_and_is_served(full: Crowd) -> None:
     connection, _ = await full.send(GET_HERO, GET_HERO[:9], GET_HERO[9:] + GET, POST_HERO[:-3])
-    assert connection.is_behind
     assert len(full.begun) == ROOM
     await full.answer()
     connection.data_received(POST_HERO[-3:])
     await full.answer()
     paths = [(scope["method"], scope["path"]) for scope in full.begun[ROOM:]]
     assert paths == [("GET", "/heroes/1")] * 2 + [("GET", "/livez"), ("POST", "/heroes/")]
-    assert not connection.is_behind
 
 
-async def test_a_client_that_ends_its_own_side_while_its_get_waits_is_answered(full: Crowd) -> None:
+async def test_a_request_that_waits_is_read_no_further_than_a_little(full: Crowd) -> None:
+    _, small = await full.send(GET_HERO)
+    _, large = await full.send(GET_HERO, b" " * 10_000)
+    assert small.is_reading()
+    assert not large.is_reading()
+    await full.answer()
+    assert large.is_reading()
+
+
+async def test_a_client_that_closes_its_own_side_while_its_get_waits_is_answered(
+    full: Crowd,
+) -> None:
     connection, transport = await full.send(GET_HERO)
     assert connection.eof_received()
     await full.answer()
     assert len(full.begun) == ROOM + 1
     assert transport.is_closed
+
+
+async def test_of_many_clients_that_closed_their_own_side_the_first_are_dropped(
+    full: Crowd,
+) -> None:
+    waiting = [await full.send(GET_HERO) for _ in range(ROOM + 2)]
+    for connection, _ in waiting:
+        assert connection.eof_received()
+    closed = [transport.is_closed for _, transport in waiting]
+    assert closed == [True] * 2 + [False] * ROOM
+    await full.answer()
+    assert len(full.begun) == 2 * ROOM
+
+
+async def test_the_time_of_arrival_is_that_of_the_request_that_waited(full: Crowd) -> None:
+    before = asyncio.get_running_loop().time()
+    connection, _ = await full.send(GET_HERO)
+    await full.answer()
+    assert full.arrived[:ROOM] == [None] * ROOM
+    [since] = full.arrived[ROOM:]
+    assert since is not None
+    assert since >= before
+    connection.data_received(GET_HERO)
+    await full.answer()
+    assert full.arrived[-1] is None
 
 
 async def test_a_client_whose_get_waits_is_not_late(full: Crowd) -> None:
@@ -718,11 +746,35 @@ async def test_a_client_whose_get_waits_is_not_late(full: Crowd) -> None:
     await full.answer()
 
 
+async def test_a_request_that_waits_is_answered_when_the_server_stops(full: Crowd) -> None:
+    await full.send(GET_HERO)
+    await full.drain()
+    await full.answer()
+    assert full.arrived[ROOM:] == [float("-inf")]
+
+
+async def test_a_connection_is_closed_after_the_next_answer_when_the_server_stops(
+    crowd: Crowd,
+) -> None:
+    connection, transport = await crowd.send(GET)
+    await crowd.answer()
+    draining = asyncio.create_task(crowd.drain(UNTOUCHED))
+    await asyncio.sleep(0)
+    assert not transport.is_closed
+    connection.data_received(GET)
+    await crowd.answer()
+    assert transport.is_closed
+    assert b"connection: close" in transport.sent
+    connection.connection_lost(None)
+    await draining
+
+
 async def test_an_idle_connection_keeps_nothing_of_its_last_request(crowd: Crowd) -> None:
     connection, _ = await crowd.send(GET)
     await crowd.answer()
     assert [request() for request in crowd.requests] == [None]
-    assert connection.parser.timeout_keep_alive_task is None  # the sweep takes its place
+    assert connection.http is not None
+    assert connection.http.timeout_keep_alive_task is None  # the sweep takes its place
     connection.connection_lost(None)
 
 
@@ -750,22 +802,26 @@ async def test_empty_lines_do_not_keep_a_connection_open(crowd: Crowd) -> None:
     assert transport.is_closed
 
 
-async def test_a_client_that_leaves_while_it_has_to_rest_is_no_error(
-    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hero_api.server.client_protocol._REST", (0.05, 0.05))
-    errors: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, error: errors.append(error))
-    connection, _ = crowd.connect()
-    for _ in range(2):
-        connection.data_received(GET)
-        await asyncio.sleep(0)
-        crowd.begun[-1]["state"]["overloaded"] = True
-        await crowd.answer()
-        crowd.answering.clear()
-    connection.connection_lost(None)
-    await asyncio.sleep(0.1)  # until it would have been listened to again
-    assert errors == []
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: one\r\nHost: two\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: one\r\nHOST: one\r\n\r\n",
+    ],
+)
+def test_a_request_without_one_host_is_refused(patient: Server, lines: bytes) -> None:
+    assert status_of(patient, [lines]) == 400
+
+
+def test_an_old_client_need_not_name_a_host(patient: Server) -> None:
+    assert status_of(patient, [b"GET /livez HTTP/1.0\r\n\r\n"]) == 200
+
+
+@pytest.mark.parametrize("blanks", [" ", "\t", " \t  "])
+def test_blanks_at_the_end_of_a_header_are_no_part_of_it(patient: Server, blanks: str) -> None:
+    length = f"Content-Length: {len(HERO)}"
+    assert status_of(patient, [head("POST /heroes/", JSON + blanks, length), HERO]) == 200
 
 
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
@@ -843,7 +899,7 @@ def test_an_offer_of_http_2_behind_an_early_answer_is_declined_too(
 
 @pytest.mark.parametrize("empty", [b"", b"\r\n", b"\r\n\r\n"])
 def test_an_offer_of_http_2_is_declined_wherever_it_stands(patient: Server, empty: bytes) -> None:
-    offering = empty + POST_HERO.replace(b"Host: hero-api", 2 * (OFFER + b"\r\n") + OFFER)
+    offering = empty + POST_HERO.replace(b"Host: hero-api", OFFER + 2 * b"\r\nUpgrade: h2c")
     looks_like_one = head("DELETE /heroes/0", *BODY_OF_LINES) + LINES
     with closing(connect(patient)) as wire:
         wire.sendall((GET + offering + offering + looks_like_one) * 3)
@@ -924,7 +980,7 @@ def test_pipelined_requests_are_bounded_however_small_the_pieces_are_that_they_c
         wires = [stack.enter_context(closing(connect(patient))) for _ in range(20)]
         for _ in range(50):
             for wire in wires:
-                wire.sendall(b"GET /x HTTP/1.1\r\n\r\n" * 40)
+                wire.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n" * 40)
         assert serves(patient)
         assert patient.memory() - before < 10
 

@@ -12,6 +12,7 @@ from tests.servers import serving
 
 from . import culprits as refusing
 from . import failover as failing
+from . import restores as restoring
 from . import starts as starting
 from . import syncs as syncing
 from .crash import Crashes, crash
@@ -21,6 +22,8 @@ from .refusals import REFUSALS, Refusal
 from .report import Report
 from .stops import PROMISE, stop
 from .vanish import AT_ONCE, busy, settle, statuses, vanish, warm_up
+
+_RESTORED = 1_000_000  # heroes
 
 
 async def crashes(directory: Path, count: int, report: Report) -> None:
@@ -42,6 +45,29 @@ async def crashes(directory: Path, count: int, report: Report) -> None:
         part.demand(f"lost: {seen.lost[:3]}", kept=not seen.lost)
         part.demand(f"refused but stored, or twice: {seen.strays[:3]}", kept=not seen.strays)
         part.demand(f"integrity_check: {seen.damage[:3]}", kept=not seen.damage)
+
+
+async def restores(directory: Path, count: int, report: Report) -> None:
+    """Backups and restores under a load of creates."""
+    seen: list[restoring.Round] = []
+    with report.part(
+        "restores",
+        f"backups and restores beside {restoring.CLIENTS} clients that create: a backup has all "
+        "that was acknowledged before it; nothing acknowledged after a restore is lost, no id is "
+        "given twice, and no request is refused",
+        count,
+    ) as part:
+        async for one in restoring.restore_under_load(directory, count, _RESTORED):
+            seen.append(one)
+            part.show(len(seen), f"{one.backup_seconds:.1f} and {one.restore_seconds:.1f} s")
+            part.demand(f"{one.wrong[:3]}", kept=not one.wrong)
+        last = seen[-1]
+        part.figure(f"{len(seen)} of each on {_RESTORED:,} heroes, {last.creates:,} creates")
+        part.figure(f"{last.refused} refused, {sum(len(one.wrong) for one in seen)} wrong")
+        for what in ("backup", "restore"):
+            took = sorted(getattr(one, f"{what}_seconds") for one in seen)
+            part.figure(f"a {what} takes {took[0]:.1f} to {took[-1]:.1f} s")
+        part.demand(f"{last.refused} refused", kept=not last.refused)
 
 
 async def stops(directory: Path, count: int, report: Report) -> None:

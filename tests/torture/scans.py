@@ -18,9 +18,9 @@ GETTERS, SCANNERS = 32, 4
 SECONDS = 5.0
 QUERIES = ["min_age=1000", "count=true", "offset={deep}", "min_age=20&max_age=30&count=true"]
 _ROWS = """
-    WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?)
+    WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < ?1)
     INSERT INTO hero (id, name, age, secret_name)
-    SELECT n, 'hero ' || n, n % 100, 'secret ' || n FROM number
+    SELECT n, 'hero ' || n, n % 100, 'secret ' || n FROM number WHERE n <= ?1
 """
 
 
@@ -36,14 +36,19 @@ async def compare(directory: Path, heroes: int, rounds: int, seed: int) -> Async
     """Yield the rates of each round: gets alone, then gets beside scans."""
     with serving(directory) as server:
         server.kill()
-    with closing(sqlite3.connect(server.file)) as connection, connection:
-        connection.execute(_ROWS, (heroes,))
+    fill(server.file, heroes)
     chance = random.Random(seed)
     with serving(directory) as server:
         for _ in range(rounds):
             alone, _ = await _run(server, chance, heroes, scanners=0)
             beside, scans = await _run(server, chance, heroes, scanners=SCANNERS)
             yield Rates(alone, beside, scans)
+
+
+def fill(file: Path, heroes: int) -> None:
+    """Write heroes into a file that nobody has open."""
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(_ROWS, (heroes,))
 
 
 def share(rates: list[Rates]) -> float:

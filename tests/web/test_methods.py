@@ -18,16 +18,16 @@ UNTOUCHED = 30.0  # seconds: what has no promised deadline must still end
 PROGRAM = """
 from fastapi import Request
 from hero_api.app import create_app
+from hero_api.server.listener import listen
 from hero_api.server.server import serve
 from hero_api.settings import Settings
 
 async def size(request: Request) -> int:
     return len(await request.body())
 
-settings = Settings.from_environment()
-app = create_app(settings)
+app = create_app(Settings.from_environment())
 app.add_api_route("/size", size, methods={methods})
-serve(app, settings, "127.0.0.1", 0)
+serve(app, listen("127.0.0.1", 0))
 """
 
 

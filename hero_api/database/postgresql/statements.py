@@ -33,7 +33,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
 from hero_api.database.pages import MAX_CHOSEN_ID
-from hero_api.database.statements import ONE, ZERO, Filter, Statements, Stored, text
+from hero_api.database.statements import BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
 
 # The key of the lock that orders whoever makes a table or moves its sequence: "hero" in ASCII.
 LOCK = 0x6865726F
@@ -93,7 +93,7 @@ class PostgreSQLStatements(Statements):
         ]
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:
-        ordered = postgresql.aggregate_order_by(text(","), page.c.id)
+        ordered = postgresql.aggregate_order_by(text(BETWEEN), page.c.id)
         return func.string_agg(self.json(page), ordered)
 
     def _sound(self, _page: FromClause) -> ColumnElement[Any]:

@@ -7,7 +7,8 @@ import sqlite3
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
@@ -19,12 +20,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
 from hero_api.database.schema import has_table, make_missing
-from hero_api.database.sqlite.file import beside, check_file, existing_file, identity, unusable, uri
+from hero_api.database.sqlite.file import (
+    beside,
+    check_file,
+    existing_file,
+    identity,
+    open_read_write,
+    unusable,
+    uri,
+)
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.settings import Settings
 
 STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
+_MOMENT = 1.0  # seconds, in which one that only looked into the file has closed it
 _LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
 _HEADER = """
     SELECT file, user_version, page_count < max_page_count OR freelist_count > 0
@@ -41,6 +51,28 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
     return (3, 7, 0) <= version < (3, 51, 3) and not any(
         fixed <= version < (fixed[0], fixed[1] + 1) for fixed in ((3, 44, 6), (3, 50, 7))
     )
+
+
+def check_alone(path: Path) -> None:
+    """Refuse a file that another process has open, where SQLite can corrupt it then.
+
+    For what writes beside the service. Raises `StartError`, one line; nothing is changed.
+    """
+    if not has_wal_reset_fault() or not path.is_file():
+        return
+    try:
+        with closing(open_read_write(path, _MOMENT)) as connection:
+            # In WAL mode, every connection of another process has a lock, however idle it is.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        # What else it is, the command itself meets too.
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            raise unusable(
+                path,
+                "another process has it open, and two that write can damage it on SQLite "
+                f"{sqlite3.sqlite_version} (3.51.3 is mended); stop the service first",
+            ) from error
 
 
 class SQLite:

@@ -139,6 +139,11 @@ def existing_file(url: URL) -> URL:
     return url.set(database=database, query={**url.query, "mode": "rw", "uri": "true"})
 
 
+def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
+    """Open a file that is there; `timeout` is the seconds that it waits for a lock."""
+    return sqlite3.connect(uri(path, "?mode=rw"), uri=True, isolation_level=None, timeout=timeout)
+
+
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Open the file for reading; neither it nor its log is changed.
 

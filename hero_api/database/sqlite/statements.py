@@ -28,7 +28,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from hero_api.database.columns import Kind, kind_of
-from hero_api.database.statements import ONE, ZERO, Filter, Statements, Stored, text
+from hero_api.database.statements import BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
 
 # What SQLite keeps in a column, where it keeps it well; text is what it is.
 _TYPES = {
@@ -106,7 +106,7 @@ class SQLiteStatements(Statements):
         return and_(true(), *conditions)
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:
-        return func.group_concat(self.json(page))
+        return func.group_concat(self.json(page), text(BETWEEN))
 
     def _sound(self, page: FromClause) -> ColumnElement[Any]:
         return func.count(case((self._is_sound(page), ONE)))

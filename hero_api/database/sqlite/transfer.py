@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeEngine
 from hero_api.database.columns import Kind, has_zone, kind_of, python_type
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.schema import check_columns
-from hero_api.database.sqlite.file import identity, open_read_only, uri
+from hero_api.database.sqlite.file import identity, open_read_only, open_read_write
 from hero_api.database.transfer import Row, in_order, names_in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -45,12 +45,7 @@ class SQLiteEndpoint:
         }
         with self._translate_errors():
             if writes:
-                self._connection = sqlite3.connect(
-                    uri(settings.path, "?mode=rw"),
-                    uri=True,
-                    isolation_level=None,
-                    timeout=settings.busy_timeout,
-                )
+                self._connection = open_read_write(settings.path, settings.busy_timeout)
                 self._connection.execute(f"PRAGMA synchronous={settings.synchronous}")
                 self._connection.execute(f"PRAGMA cache_size=-{_CACHE}")
             else:

@@ -1,0 +1,163 @@
+"""`hero-api export` and `hero-api import`: rows as JSON Lines."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from typing import BinaryIO, NamedTuple
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from hero_api.commands.endpoints import open_to_read
+from hero_api.commands.progress import Progress
+from hero_api.database.sessions import ReadWriteSession, connect, open_database
+from hero_api.database.sqlite.engine import check_alone
+from hero_api.database.transfer import names_in_order
+from hero_api.database.urls import shown
+from hero_api.database.verdicts import describe, judge
+from hero_api.errors import ServiceError, StartError
+from hero_api.lines import read_line, reason
+from hero_api.settings import Settings
+from hero_api.storage import AnyStorage
+
+_CHUNK = 1_000  # rows that a statement stores
+_LARGE = 2_000_000  # bytes: of large rows a chunk has fewer
+_LONGEST = 1_000_000  # bytes of a line
+_PATIENCE = 86_400.0  # seconds: a large file takes longer than a request may
+
+Numbered = tuple[int, BaseModel]
+
+
+class Imported(NamedTuple):
+    """How many rows were stored, and how many lines were passed over."""
+
+    stored: int
+    skipped: int
+
+
+def export_lines(
+    settings: Settings,
+    storage: AnyStorage,
+    public: type[BaseModel],
+    target: BinaryIO,
+    progress: Progress,
+) -> int:
+    """Write each row as `public` shows it, from one snapshot; return how many there are.
+
+    Raises `StartError`, one line.
+    """
+    names = names_in_order(storage.table)
+    adapter = TypeAdapter(public)
+    count = 0
+    with closing(open_to_read(settings, storage.table)) as source:
+        if not source.has_table():
+            raise StartError(f"{source.name} has no table {storage.table.name}")
+        progress.begin("exported", source.count())
+        rows = source.rows()
+        while chunk := list(islice(rows, _CHUNK)):
+            for row in chunk:
+                try:
+                    shown = adapter.validate_python(dict(zip(names, row, strict=True)))
+                except ValidationError:
+                    reason = f"{storage.table.name} {row[0]} holds values of the wrong type"
+                    raise StartError(f"{source.name}: {reason}; mend or delete it") from None
+                target.write(adapter.dump_json(shown) + b"\n")
+            count += len(chunk)
+            progress.advance(len(chunk))
+    return count
+
+
+def import_lines(  # noqa: PLR0913 - two ends, what a line is, and how
+    settings: Settings,
+    storage: AnyStorage,
+    create: type[BaseModel],
+    source: BinaryIO,
+    progress: Progress,
+    *,
+    skips_bad: bool,
+) -> Imported:
+    """Store a row for each line, all or none; `skips_bad` passes over those that cannot be.
+
+    Raises `StartError`, one line that names the first such line.
+    """
+    if not settings.is_postgresql:
+        check_alone(settings.path)
+    return asyncio.run(
+        _Import(settings, storage, progress, skips_bad=skips_bad).run(create, source)
+    )
+
+
+class _Import:
+    def __init__(
+        self, settings: Settings, storage: AnyStorage, progress: Progress, *, skips_bad: bool
+    ) -> None:
+        self._settings = settings.model_copy(update={"request_timeout": _PATIENCE})
+        self._name = shown(settings.url) if settings.is_postgresql else str(settings.path)
+        self._storage = storage
+        self._progress = progress
+        self._skips_bad = skips_bad
+        self._stored = 0
+        self._skipped = 0
+        self._size = 0  # bytes of the chunk that is read
+
+    async def run(self, create: type[BaseModel], source: BinaryIO) -> Imported:
+        self._progress.begin("imported", None)
+        is_committing = False
+        async with open_database(self._settings, {}, [self._storage.table]) as database:
+            session = database.write_session()
+            try:
+                await connect(session)
+                for chunk in self._chunks(create, source):
+                    await self._store(session, chunk)
+                is_committing = True
+                await session.commit()
+            except StartError:
+                raise
+            except Exception as error:
+                is_known = not is_committing or judge(error).is_undone
+                outcome = "Nothing was" if is_known else "It is not known whether all is"
+                raise StartError(f"{outcome} stored in {self._name}: {describe(error)}") from error
+            finally:
+                await session.rollback()
+                await session.close()
+        return Imported(self._stored, self._skipped)
+
+    def _chunks(self, create: type[BaseModel], source: BinaryIO) -> Iterator[Sequence[Numbered]]:
+        chunk: list[Numbered] = []
+        for number, line in self._lines(source):
+            row = read_line(create, line)
+            if isinstance(row, ValidationError):
+                self._pass_over(number, reason(row))
+            elif row is not None:
+                chunk.append((number, row))
+            if len(chunk) == _CHUNK or self._size >= _LARGE:
+                yield chunk
+                chunk, self._size = [], 0
+        if chunk:
+            yield chunk
+
+    def _lines(self, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        for number, line in enumerate(iter(partial(source.readline, _LONGEST), b""), 1):
+            if len(line) == _LONGEST:
+                raise self._refusal(number, f"is longer than {_LONGEST:,} bytes")
+            self._size += len(line)
+            yield number, line
+
+    async def _store(self, session: ReadWriteSession, rows: Sequence[Numbered]) -> None:
+        results = await self._storage.create_all(session, [row for _, row in rows])
+        for (number, _), result in zip(rows, results, strict=True):
+            if isinstance(result, ServiceError):
+                self._pass_over(number, result.detail)
+            else:
+                self._stored += 1
+        self._progress.advance(len(rows))
+
+    def _pass_over(self, number: int, reason: str) -> None:
+        if not self._skips_bad:
+            raise self._refusal(number, reason)
+        self._skipped += 1
+        self._progress.say(f"line {number} was passed over: {reason}")
+
+    def _refusal(self, number: int, reason: str) -> StartError:
+        return StartError(f"Nothing was stored in {self._name}: line {number}: {reason}")

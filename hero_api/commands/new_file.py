@@ -1,0 +1,47 @@
+"""A file that a command writes: it has its name only when it is whole, and on the disk."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hero_api.errors import StartError
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """Give the path to write; what is there at the end becomes `file`.
+
+    Raises `StartError`, one line, where there is one already, or none can be.
+    """
+    if os.path.lexists(file):
+        raise StartError(f"{file} is there already; name a new file")
+    with file_beside(file) as part:
+        yield part
+        _sync(part)
+        part.rename(file)
+        _sync(file.absolute().parent)
+
+
+@contextmanager
+def file_beside(file: Path) -> Iterator[Path]:
+    """Give the path of a file on the same disk, which is deleted at the end.
+
+    Raises `StartError`, one line, for an error of the system.
+    """
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=".hero-api-", dir=file.absolute().parent
+        ) as directory:
+            yield Path(directory, file.name)
+    except OSError as error:
+        raise StartError(f"{file}: {error.strerror or error}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

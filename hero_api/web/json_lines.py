@@ -1,0 +1,112 @@
+"""JSON Lines over HTTP: bodies that are read, and answers that are sent, a part at a time."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Scope
+
+from hero_api.lines import MEDIA_TYPE, read_line
+
+_MEDIA_TYPE = MEDIA_TYPE.encode()
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class JSONLinesRoute(APIRoute):
+    """A route for the requests that send JSON Lines, or that ask for them; others pass it by.
+
+    Its document is that of the route behind it, which has the same path and method.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401
+        super().__init__(path, endpoint, **{**options, "include_in_schema": False})
+        self.methods: set[str] = self.methods or set()
+        self._header = b"accept" if "GET" in self.methods else b"content-type"
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether a request is for this route."""
+        # Every other request comes by here too.
+        if scope.get("method") in self.methods:
+            value = dict(scope["headers"]).get(self._header)
+            if value and _is_json_lines(value.lower()):
+                return super().matches(scope)
+        return Match.NONE, {}
+
+
+def lines_of(model: str, *examples: object) -> dict[str, Any]:
+    """Return what the OpenAPI document says of a model a line; for OpenAPI 3.2 it is an array."""
+    schema = {"type": "array", "items": {"$ref": f"#/components/schemas/{model}"}}
+    return {MEDIA_TYPE: {"schema": schema} | ({"example": [*examples]} if examples else {})}
+
+
+class JSONLines(Response):
+    """Lines that are there already."""
+
+    media_type = MEDIA_TYPE
+
+
+async def stream_lines(parts: AsyncIterator[str]) -> Response:
+    """Answer with lines, of which the next are made when the client has taken the last.
+
+    What goes wrong before the first are there is answered as ever; after that, the connection ends.
+    """
+    first = await anext(parts)
+
+    async def all_parts() -> AsyncIterator[str]:
+        yield first
+        async for part in parts:
+            yield part
+
+    return StreamingResponse(all_parts(), media_type=MEDIA_TYPE)
+
+
+async def read_body(request: Request, model: type[Model], most: int) -> dict[int, Model]:
+    """Return what the lines of a body hold, by their numbers.
+
+    Raises `RequestValidationError` for lines that hold something else, and a 413 for too many.
+    """
+    objects: dict[int, Model] = {}
+    problems: list[dict[str, Any]] = []
+    number = 0
+    async for line in _lines(request):
+        number += 1
+        read = read_line(model, line)
+        if isinstance(read, ValidationError):
+            problems += [
+                {**problem, "loc": ("body", number, *problem["loc"])}
+                for problem in read.errors(include_url=False)
+            ]
+        elif read is not None:
+            objects[number] = read
+        if len(objects) + len(problems) > most:
+            raise HTTPException(413, f"The body has more than {most:,} lines")
+    if problems:
+        raise RequestValidationError(problems)
+    return objects
+
+
+async def _lines(request: Request) -> AsyncIterator[bytes]:
+    """Yield the lines of a body as they come, so that other requests are served between them."""
+    rest = bytearray()
+    async for chunk in request.stream():
+        rest += chunk
+        if b"\n" in chunk:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                yield bytes(line)
+    yield bytes(rest)
+
+
+def _is_json_lines(value: bytes) -> bool:
+    """Say whether a header names JSON Lines, and not JSON too."""
+    if _MEDIA_TYPE not in value:
+        return False
+    names = {part.partition(b";")[0].strip() for part in value.split(b",")}
+    return _MEDIA_TYPE in names and b"application/json" not in names

@@ -1,0 +1,373 @@
+"""`hero-api backup` and `hero-api restore`, of SQLite files."""
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import Table
+
+from hero_api.app import create_app
+from hero_api.cli import main
+from hero_api.commands.backup import backup, restore
+from hero_api.commands.copy import copy
+from hero_api.commands.progress import Progress
+from hero_api.commands.seed import seed
+from hero_api.commands.upgrade import upgrade
+from hero_api.database.sqlite import engine
+from hero_api.errors import StartError
+from hero_api.heroes import heroes
+from hero_api.settings import Settings
+from hero_api.testing import running
+from tests.clusters import connection_to
+from tests.test_cli import make, run
+
+pytestmark = pytest.mark.sqlite
+
+HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+OLD = "CREATE TABLE hero (id INTEGER PRIMARY KEY AUTOINCREMENT, name VARCHAR, secret_name VARCHAR)"
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SQLite be one that two processes may write with."""
+    monkeypatch.setattr(engine, "has_wal_reset_fault", lambda: False)
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SQLite be one that can corrupt a file that two processes write."""
+    monkeypatch.setattr(engine, "has_wal_reset_fault", lambda: True)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a backup goes."""
+    return tmp_path / "backups" / "heroes.db"
+
+
+@pytest.fixture(autouse=True)
+def _directory(file: Path) -> None:
+    file.parent.mkdir()
+
+
+async def create(client: httpx.AsyncClient, **fields: object) -> int:
+    answer = await client.post("/heroes/", json=HERO | fields)
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["id"])
+
+
+async def ids(client: httpx.AsyncClient) -> list[int]:
+    return [hero["id"] for hero in (await client.get("/heroes/")).json()]
+
+
+def in_file(path: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+async def put(settings: Settings, file: Path, table: Table = heroes.table) -> None:
+    await asyncio.to_thread(restore, settings, file, table)
+
+
+@pytest.fixture
+async def filled(settings: Settings) -> Settings:
+    """Settings of a database with three heroes, which nobody has open."""
+    async with running(create_app(settings)) as client:
+        for _ in range(3):
+            await create(client)
+    return settings
+
+
+# The backup
+
+
+async def test_a_backup_of_a_running_service_has_every_hero_and_stands_alone(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    created = [await create(client) for _ in range(3)]
+    await asyncio.to_thread(backup, settings, file)
+    assert in_file(file, "SELECT id FROM hero") == [(hero_id,) for hero_id in created]
+    assert await create(client) == created[-1] + 1
+
+
+def test_a_backup_leaves_nothing_beside_a_file_that_nobody_uses(
+    filled: Settings, file: Path
+) -> None:
+    before = filled.path.read_bytes()
+    assert backup(filled, file) == file.stat().st_size
+    assert filled.path.read_bytes() == before
+    assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_file_that_is_there_is_no_backup_and_stays(filled: Settings, file: Path) -> None:
+    file.write_text("precious", encoding="ascii")
+    with pytest.raises(StartError, match=r"is there already"):
+        backup(filled, file)
+    assert file.read_text(encoding="ascii") == "precious"
+
+
+def test_a_damaged_database_gives_no_backup(filled: Settings, file: Path) -> None:
+    in_file(filled.path, "INSERT INTO hero (name, secret_name) SELECT 'n', 's'")
+    content = bytearray(filled.path.read_bytes())
+    content[4096 + 100 : 3 * 4096] = b"\xff" * (2 * 4096 - 100)
+    filled.path.write_bytes(content)
+    with pytest.raises(StartError, match=r"heroes\.db(:| is damaged)"):
+        backup(filled, file)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
+        backup(filled, tmp_path / "nowhere" / "heroes.db")
+
+
+def test_no_database_gives_no_backup(settings: Settings, file: Path) -> None:
+    with pytest.raises(StartError, match=r"\AThere is no database"):
+        backup(settings, file)
+    assert not settings.path.exists()
+
+
+# The restore
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_restore_below_a_running_service_is_what_it_serves_and_gives_no_id_again(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    kept = [await create(client) for _ in range(3)]
+    await asyncio.to_thread(backup, settings, file)
+    await client.patch(f"/heroes/{kept[0]}", json={"name": "another"})
+    await client.delete(f"/heroes/{kept[1]}")
+    gone = [await create(client) for _ in range(3)]
+    await put(settings, file)
+    assert await ids(client) == kept
+    assert (await client.get(f"/heroes/{kept[0]}")).json()["name"] == HERO["name"]
+    assert (await client.get(f"/heroes/{gone[-1]}")).status_code == 404
+    assert await create(client) == gone[-1] + 1
+    assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_file_of_a_stopped_service_is_restored(filled: Settings, file: Path) -> None:
+    await asyncio.to_thread(backup, filled, file)
+    async with running(create_app(filled)) as client:
+        await client.delete("/heroes/3")
+        await create(client)
+    await put(filled, file)
+    assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]
+    async with running(create_app(filled)) as client:
+        assert await ids(client) == [1, 2, 3]
+        assert await create(client) == 5
+
+
+async def test_a_backup_becomes_a_database_where_there_is_none(
+    filled: Settings, file: Path
+) -> None:
+    await asyncio.to_thread(backup, filled, file)
+    filled.path.unlink()
+    await put(filled, file)
+    async with running(create_app(filled)) as client:
+        assert await ids(client) == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_backup_of_other_pages_is_restored(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    await create(client)
+    with closing(sqlite3.connect(settings.path)) as connection:
+        connection.execute("PRAGMA page_size=8192")
+        connection.execute("VACUUM INTO ?", (str(file),))
+    assert in_file(file, "PRAGMA page_size") == [(8192,)]
+    await create(client)
+    await put(settings, file)
+    assert await ids(client) == [1]
+    assert in_file(settings.path, "PRAGMA page_size") == [(4096,)]
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_backup_of_an_older_form_gets_what_it_lacks(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    in_file(file, OLD.replace("name VARCHAR,", "name VARCHAR NOT NULL,"))
+    in_file(file, "INSERT INTO hero (name, secret_name) VALUES ('old', 's')")
+    await create(client)
+    await create(client)
+    await put(settings, file)
+    assert (await client.get("/heroes/")).json() == [
+        {"id": 1, "name": "old", "age": None, "secret_name": "s"}
+    ]
+    assert await create(client, age=3) == 3
+    assert len(in_file(file, "SELECT * FROM pragma_table_info('hero')")) == 3  # it was only read
+
+
+async def test_a_file_of_the_tutorial_is_restored_into_one(settings: Settings, file: Path) -> None:
+    make(settings.path, "INSERT INTO hero VALUES (1, 'Deadpond', 30, 'Dive Wilson')")
+    await asyncio.to_thread(backup, settings, file)
+    in_file(settings.path, "DELETE FROM hero")
+    await put(settings, file)
+    async with running(create_app(settings)) as client:
+        assert await ids(client) == [1]
+
+
+async def test_a_table_that_would_give_ids_again_is_refused(filled: Settings, file: Path) -> None:
+    make(file, "INSERT INTO hero VALUES (1, 'Deadpond', 30, 'Dive Wilson')")
+    with pytest.raises(StartError, match=rf"\A{file} has a table hero of another kind.*\Z"):
+        await put(filled, file)
+    async with running(create_app(filled)) as client:
+        assert await ids(client) == [1, 2, 3]
+
+
+def test_ids_of_other_tables_are_not_given_again_either(filled: Settings, file: Path) -> None:
+    in_file(filled.path, "CREATE TABLE other (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+    backup(filled, file)
+    in_file(filled.path, "INSERT INTO other VALUES (7)")
+    restore(filled, file, heroes.table)
+    assert in_file(filled.path, "INSERT INTO other VALUES (NULL) RETURNING id") == [(8,)]
+
+
+REFUSED = {
+    "text": (b"no database", r"file is not a database"),
+    "nothing": (b"", r"has no table hero"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_no_backup_is_refused_in_a_line(
+    filled: Settings, file: Path, content: bytes, reason: str
+) -> None:
+    file.write_bytes(content)
+    before = filled.path.read_bytes()
+    with pytest.raises(StartError, match=rf"\A{file}:? .*{reason}.*\Z"):
+        restore(filled, file, heroes.table)
+    assert filled.path.read_bytes() == before
+    assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]
+
+
+def test_a_backup_that_cannot_be_upgraded_is_named(filled: Settings, file: Path) -> None:
+    in_file(file, "CREATE TABLE hero (id INTEGER PRIMARY KEY AUTOINCREMENT, name VARCHAR)")
+    with pytest.raises(StartError, match=rf"\ANothing was changed in {file}: secret_name .*\Z"):
+        restore(filled, file, heroes.table)
+
+
+def test_a_damaged_backup_is_refused(filled: Settings, file: Path) -> None:
+    backup(filled, file)
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.write_bytes(content)
+    before = filled.path.read_bytes()
+    with pytest.raises(StartError, match=rf"\A{file}.*(malformed|damaged).*\Z"):
+        restore(filled, file, heroes.table)
+    assert filled.path.read_bytes() == before
+
+
+def test_the_database_itself_is_no_backup(filled: Settings) -> None:
+    with pytest.raises(StartError, match=r"is the database itself"):
+        restore(filled, filled.path, heroes.table)
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_restore_gives_up_where_a_lock_is_held_for_too_long(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    await create(client)
+    await asyncio.to_thread(backup, settings, file)
+    await create(client)
+    with connection_to(settings) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StartError, match=r"\A.*another process keeps it locked\Z"):
+            await asyncio.to_thread(restore, settings, file, heroes.table, patience=0.1)
+    assert await ids(client) == [1, 2]
+    await put(settings, file)
+    assert await ids(client) == [1]
+
+
+# Beside a service that writes
+
+
+@pytest.fixture
+async def served(filled: Settings, file: Path) -> AsyncIterator[Settings]:
+    """Settings of a database that a service has open, and of which there is a backup."""
+    await asyncio.to_thread(backup, filled, file)
+    async with running(create_app(filled)):
+        yield filled
+
+
+OPEN = r"\A.*another process has it open.*stop the service first\Z"
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_restore_is_no_second_writer(served: Settings, file: Path) -> None:
+    with pytest.raises(StartError, match=OPEN):
+        restore(served, file, heroes.table)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_an_upgrade_is_no_second_writer(served: Settings) -> None:
+    with pytest.raises(StartError, match=OPEN):
+        upgrade(served, [heroes.table])
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_copy_is_no_second_writer(served: Settings, file: Path) -> None:
+    source = Settings(database_url=f"sqlite:///{file}")
+    with Progress() as progress, pytest.raises(StartError, match=OPEN):
+        copy(source, served, heroes.table, progress)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_seed_is_no_second_writer(served: Settings) -> None:
+    rng = random.Random(1)
+    with Progress() as progress, pytest.raises(StartError, match=OPEN):
+        seed(served, heroes.table, 10, progress, rng=rng, replace=False)
+
+
+@pytest.mark.usefixtures("guarded")
+def test_a_backup_and_a_copy_from_the_file_write_nothing_and_are_made(
+    served: Settings, file: Path
+) -> None:
+    backup(served, file.with_name("another.db"))
+    target = Settings(database_url=f"sqlite:///{file.with_name('target.db')}")
+    with Progress() as progress:
+        assert copy(served, target, heroes.table, progress).heroes == 3
+
+
+@pytest.mark.usefixtures("guarded")
+def test_what_was_left_by_a_crash_is_no_other_process(filled: Settings, file: Path) -> None:
+    backup(filled, file)
+    left = file.with_name("left.db")
+    with connection_to(filled) as connection:
+        connection.execute("INSERT INTO hero (name, secret_name) VALUES ('last', 's')")
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copy(f"{filled.path}{suffix}", f"{left}{suffix}")
+    crashed = Settings(database_url=f"sqlite:///{left}")
+    assert upgrade(crashed, [heroes.table]) == []
+    assert in_file(left, "SELECT max(id) FROM hero") == [(4,)]
+
+
+# The commands
+
+
+def test_the_commands_say_what_they_did(filled: Settings, file: Path) -> None:
+    ended = run("backup", str(file), path=filled.path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert str(file) in ended.stdout
+    ended = run("restore", str(file), path=filled.path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert str(file) in ended.stdout
+
+
+@pytest.mark.parametrize(("command", "tool"), [("backup", "pg_dump"), ("restore", "pg_restore")])
+def test_postgresql_has_tools_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, file: Path, command: str, tool: str
+) -> None:
+    monkeypatch.setenv("HERO_API_DATABASE_URL", "postgresql://127.0.0.1:1/heroes")
+    monkeypatch.setattr("sys.argv", ["hero-api", command, str(file)])
+    with pytest.raises(SystemExit, match=tool):
+        main()
