@@ -22,6 +22,7 @@ from hero_api.errors import StartError
 from hero_api.server.acceptor import Acceptor
 from hero_api.server.client_protocol import ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
+from hero_api.server.metrics import ServerCollector
 from hero_api.server.signals import stop_signals
 from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
@@ -75,6 +76,9 @@ async def _serve(
         timeout_graceful_shutdown=_DRAIN,
     )
     server = _Server(config, app, listener, connections)
+    app.state.metrics.registry.register(ServerCollector(server.server_state))
+    if worker:
+        app.state.metrics.worker = str(os.getpid())
     loop = asyncio.get_running_loop()
 
     def cut_off() -> None:

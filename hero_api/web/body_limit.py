@@ -20,9 +20,10 @@ class BodyLimitMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
-        if scope["type"] != "http":
+        declared = _declared_size(scope) if scope["type"] == "http" else None
+        if declared is None:
             return self.app(scope, receive, send)
-        if _declared_size(scope) > self.max_body_size:
+        if declared > self.max_body_size:
             return JSONResponse({"detail": self._detail}, 413)(scope, receive, send)
         size = 0
 
@@ -37,9 +38,14 @@ class BodyLimitMiddleware:
         return self.app(scope, receive_within_limit, send)
 
 
-def _declared_size(scope: Scope) -> int:
+def _declared_size(scope: Scope) -> int | None:
+    """Return how many bytes are announced, 0 if none are, and None if there will be no body."""
+    # HTTP/1 has a header for a body of unknown size too.
+    size = None if scope["http_version"] in {"1.0", "1.1"} else 0
     for name, value in scope["headers"]:
         if name == b"content-length":
             # The server has refused what is no number of 64 bits, but not thousands of zeros.
             return int(value.lstrip(b"0") or b"0")
-    return 0
+        if name == b"transfer-encoding":
+            size = 0
+    return size

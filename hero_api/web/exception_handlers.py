@@ -33,6 +33,7 @@ def error_response(request: Request, error: ServiceError) -> Response:
     """Return the answer to a request that failed."""
     if isinstance(error, OverloadedError):
         request.state.overloaded = True  # so that its connection knows
+    request.state.error = type(error)  # for the metrics
     if isinstance(error, FaultError):
         return fault_response(request.scope, error.detail, error.reason)
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
@@ -84,4 +85,6 @@ async def _unforeseen_error(request: Request, error: Exception) -> Response:
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     # The second repr escapes what an exception's own may contain, such as line breaks.
     reason = f"{repr(error)!r} in {where}"
+    if metrics := getattr(request.app.state, "metrics", None):
+        metrics.requests.count(request.scope, 500)  # this answer passes by all middlewares
     return fault_response(request.scope, "Internal Server Error", reason)

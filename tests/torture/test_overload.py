@@ -136,7 +136,7 @@ async def test_a_client_that_was_refused_once_is_listened_to_at_once(server: Ser
 
 async def queue_is_full(client: Connection) -> None:
     async with asyncio.timeout(PATIENCE):
-        line = f'hero_api_queue_waiting{{queue="write"}} {WAITING}'
+        line = f'hero_api_queue_waiting{{queue="write"}} {WAITING}.0'
         while line not in (await client.request("GET", "/metrics")).body.decode():
             pass
 

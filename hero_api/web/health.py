@@ -1,13 +1,12 @@
-"""What operators ask: is it alive, is it ready, how busy is it."""
+"""What probes ask: is the service alive, is it ready."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
-from hero_api.batching import BatchQueues
 from hero_api.database.sessions import Database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
 from hero_api.storage import AnyStorage
@@ -45,29 +44,7 @@ async def read_readyz(request: Request) -> Status:
     return Status()
 
 
-async def read_metrics(request: Request) -> Response:
-    """Count the work of each queue, in Prometheus' text format."""
-    return Response(_metrics(request.app.state.queues), media_type="text/plain; version=0.0.4")
-
-
 def add_routes(app: FastAPI) -> None:
     """Add the handlers to `app`."""
     app.get("/livez", tags=["operations"])(read_livez)
     app.get("/readyz", tags=["operations"])(read_readyz)
-    app.get("/metrics", tags=["operations"], response_class=Response)(read_metrics)
-
-
-def _metrics(queues: BatchQueues) -> str:
-    families = {
-        "batches": ("counter", "Batches that were begun."),
-        "items": ("counter", "Calls that were served in them."),
-        "refused": ("counter", "Calls that found too many waiting."),
-        "expired": ("counter", "Calls whose deadline passed."),
-        "waiting": ("gauge", "Calls that wait now."),
-    }
-    lines = []
-    for attribute, (kind, description) in families.items():
-        name = f"hero_api_queue_{attribute}" + ("_total" if kind == "counter" else "")
-        lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
-        lines += [f'{name}{{queue="{queue.name}"}} {getattr(queue, attribute)}' for queue in queues]
-    return "\n".join(lines) + "\n"
