@@ -48,10 +48,10 @@ FLOORS = [
     {"heroes"},
     {
         "web.body_limit",
+        "web.overload",
         "dependencies",
         "web.exception_handlers",
         "server.http_protocol",
-        "server.metrics",
     },
     {"web.fast_route", "web.request_counts"},
     {

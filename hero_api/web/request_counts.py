@@ -10,8 +10,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hero_api import errors
-from hero_api.errors import ServiceError, UnavailableError
+from hero_api.errors import OverloadedError, ServiceError, UnavailableError
 from hero_api.histogram import SECONDS, Histogram
+from hero_api.web.overload import OverloadLog
 
 # A client can make up a method or a path, and each would be a series of its own.
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other")
@@ -40,6 +41,7 @@ class RequestCounts:
     def __init__(self) -> None:
         self.by_route: dict[tuple[str, str], _Counts] = {}
         self.unavailable = Counter[type[ServiceError]](dict.fromkeys(_ERRORS, 0))
+        self._overload_log = OverloadLog()
         self._paths: dict[object, str] = {}
 
     def expect(self, routes: Iterable[BaseRoute]) -> None:
@@ -65,7 +67,10 @@ class RequestCounts:
         statuses = counts.statuses
         statuses[status] = statuses.get(status, 0) + 1
         if status > 500 and status in _UNAVAILABLE:  # noqa: PLR2004
-            self.unavailable[scope.get("state", {}).get("error", UnavailableError)] += 1
+            error = scope.get("state", {}).get("error", UnavailableError)
+            self.unavailable[error] += 1
+            if error is OverloadedError:
+                self._overload_log.refused()
         return counts.durations
 
 
