@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,21 +20,32 @@ def hero_api() -> None:
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each is an option
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
+    access_log: Annotated[  # noqa: FBT002 - an option
+        bool, typer.Option("--access-log", help="Log each request in a line.")
+    ] = False,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="How a line of the log looks.")
+    ] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged at least.")
+    ] = "warning",
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
     from hero_api.app import create_app
-    from hero_api.server import server
+    from hero_api.server import logs, server
     from hero_api.settings import Settings
 
+    if access_log or log_format == "json" or log_level != "warning":
+        logs.configure(log_format, log_level)
     settings = Settings.from_environment()
-    server.serve(create_app(settings), settings, host, port, workers)
+    server.serve(create_app(settings), settings, host, port, workers, access_log=access_log)
 
 
 @app.command()

@@ -31,6 +31,7 @@ FLOORS = [
         "server.admission",
         "errors",
         "histogram",
+        "server.logs",
         "server.signals",
     },
     {"database", "database.sqlite", "database.postgresql", "commands", "server", "web"},
@@ -49,11 +50,11 @@ FLOORS = [
     {
         "web.body_limit",
         "web.overload",
+        "web.request_id",
         "dependencies",
-        "web.exception_handlers",
         "server.http_protocol",
     },
-    {"web.fast_route", "web.request_counts"},
+    {"web.fast_route", "web.request_counts", "web.exception_handlers", "web.access_log"},
     {
         "routes",
         "web.health",

@@ -26,6 +26,7 @@ from hero_api.server.metrics import ServerCollector
 from hero_api.server.signals import stop_signals
 from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
+from hero_api.web.access_log import AccessLogMiddleware
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
@@ -39,13 +40,22 @@ _PATIENCE = 2.5  # until neither the database nor a client is waited for
 _DRAIN = 3  # after the first: until uvicorn cancels what is left
 
 
-def serve(app: FastAPI, settings: Settings, host: str, port: int, workers: int = 1) -> None:
+def serve(  # noqa: PLR0913 - what the command was told
+    app: FastAPI,
+    settings: Settings,
+    host: str,
+    port: int,
+    workers: int = 1,
+    *,
+    access_log: bool = False,
+) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP; then answer what was read, and return.
 
     Raises `StartError`, one line, when the address or the database cannot be used.
     """
     if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
         raise StartError(_ONE_PROCESS)
+    app.state.access_log = access_log
     with _listen(host, port) as listener:
         run = partial(_run, app, settings, listener)
         if workers > 1:
@@ -66,7 +76,7 @@ async def _serve(
     cheap: tuple[bytes, ...] = app.state.cheap_requests
     connections = ProtocolFactory(settings.client_timeout, settings.max_waiting, cheap)
     config = uvicorn.Config(
-        RequestLifecycleMiddleware(app),
+        RequestLifecycleMiddleware(AccessLogMiddleware(app) if app.state.access_log else app),
         ws="none",
         lifespan="off",
         log_level="error",

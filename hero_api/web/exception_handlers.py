@@ -2,7 +2,6 @@
 
 import logging
 import traceback
-import uuid
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +15,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from hero_api.errors import FaultError, OverloadedError, ServiceError
+from hero_api.web.request_id import request_id
 
 logger = logging.getLogger("hero_api")
 
@@ -41,10 +41,10 @@ def error_response(request: Request, error: ServiceError) -> Response:
 
 def fault_response(scope: Scope, detail: str, reason: str) -> Response:
     """Log a fault of the service, in one line, and return its answer: a 500 with the line's id."""
-    request_id = uuid.uuid4().hex
-    logger.error("request %s: %s %r: %s", request_id, scope["method"], scope["path"], reason)
-    detail = f"{detail}; the log has it as request {request_id}"
-    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
+    identity = request_id(scope)
+    logger.error("request %s: %s %r: %s", identity, scope["method"], scope["path"], reason)
+    detail = f"{detail}; the log has it as request {identity}"
+    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": identity})
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
