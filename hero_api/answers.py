@@ -50,7 +50,7 @@ PAGE = answer(
 )
 DELETED = answer({"ok": True})
 ALIVE = answer({"status": "ok"})
-_SAMPLE = {"schema": {"type": "string"}, "example": 'hero_api_queue_items_total{queue="write"} 1\n'}
+_SAMPLE = {"schema": {"type": "string"}, "example": 'hero_api_queue_waiting{queue="write"} 0.0\n'}
 METRICS: Answers = {200: {"content": {"text/plain": _SAMPLE}}}
 
 NOT_FOUND = _refusal(404, "There is no hero of that id", NotFoundError("hero").detail)

@@ -47,7 +47,9 @@ def documented(name: str) -> str:
     """Return a proxy's configuration for a prefix, as the README has it, as a template."""
     section = README.partition("\n### Under a prefix\n")[2]
     [block] = re.findall(rf"```{name}\w*\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
-    template = block.replace("{", "{{").replace("}", "}}").replace("127.0.0.1:8000", "{upstream}")
+    template = (
+        str(block).replace("{", "{{").replace("}", "}}").replace("127.0.0.1:8000", "{upstream}")
+    )
     for listens in ("listen 80", "bind :80"):
         template = template.replace(listens, listens.split()[0] + " 127.0.0.1:{port}")
     return template.replace(":80 {{", "http://127.0.0.1:{port} {{")
