@@ -1,15 +1,17 @@
 """The application."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
+from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
+from fastapi_offline import FastAPIOffline
 
 from hero_api import routes
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
+from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.lines import MEDIA_TYPE
 from hero_api.models import Problem
@@ -17,7 +19,11 @@ from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 from hero_api.web import operations
 from hero_api.web.body_limit import BodyLimitMiddleware
+from hero_api.web.cors import JSONCORSMiddleware
+from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
+from hero_api.web.head import HeadMiddleware
+from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
 _EVERYWHERE = {
     400: "The body cannot be parsed",
@@ -38,9 +44,10 @@ def create_app(
     The tables of its `storages` are made where they are not there, and watched by `/readyz`.
     """
     settings = settings or Settings.from_environment()
-    app = FastAPI(
+    app = FastAPIOffline(  # whose documentation pages need no network
         title="Hero API",
         lifespan=_lifespan,
+        dependencies=[Depends(DeclaredQuery())],
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
         responses={
             status: {"model": Problem, "description": description}
@@ -55,14 +62,19 @@ def create_app(
         max_body_size=settings.max_body_size,
         by_type={MEDIA_TYPE: settings.max_lines_size},
     )
+    app.add_middleware(HeadMiddleware)
+    if settings.root_path:
+        app.add_middleware(PrefixMiddleware, prefix=settings.root_path)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            JSONCORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
         )
+    app.router.default = RedirectSlashes(app.router.default)
+    app.router.redirect_slashes = False
     add_exception_handlers(app)
     documentation = app.routes[:]
     routes.add_routes(app, settings)
@@ -74,6 +86,10 @@ def create_app(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise StartError("The service runs on asyncio alone, and not on trio") from None
     settings: Settings = app.state.settings
     queues = BatchQueues(timeout=settings.request_timeout, readers=settings.read_connections)
     tables = [storage.table for storage in app.state.storages]

@@ -16,7 +16,13 @@ from hero_api.errors import StartError
 if TYPE_CHECKING:
     from hero_api.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="To begin with: `hero-api seed 1000`, then `hero-api serve`, and look at "
+    "http://127.0.0.1:8000/docs. The settings are in the README.",
+)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -33,7 +39,14 @@ def hero_api(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Say the version."),
     ] = False,
 ) -> None:
-    """Serve heroes over HTTP."""
+    """Serve heroes over HTTP, and look after the database that they are in.
+
+    It is the one that HERO_API_DATABASE_URL names: sqlite:///file.db, or
+    postgresql://user:password@host/database; by default the file database.db of this directory.
+
+    Each command ends with a line that says what it did. An error is one line on standard error,
+    and a status that is not 0.
+    """
 
 
 @app.command()
@@ -68,6 +81,9 @@ def serve(  # noqa: PLR0913 - each is an option
         Literal["critical", "error", "warning", "info", "debug"] | None,
         typer.Option(help="How much is logged; from info on, each request."),
     ] = None,
+    root_path: Annotated[
+        str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
+    ] = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
@@ -77,7 +93,7 @@ def serve(  # noqa: PLR0913 - each is an option
 
     if uds is not None and fd is not None:
         raise StartError("--uds and --fd are two places to listen: choose one")
-    application = create_app(Settings.from_environment())
+    application = create_app(Settings.from_environment(root_path=root_path))
     if fd is not None:
         listens = listener.listen_on_descriptor(fd)
     elif uds is not None:
@@ -306,7 +322,17 @@ def main() -> None:
         # A file's name can have a line's end.
         sys.exit(" ".join(f"hero-api: {error}".splitlines()))
     except typer.TyperException as error:
-        if sys.argv[1:] and error.message:
-            error.message = "what was given does not fit, and is not repeated: it may be a password"
-        error.show()  # type: ignore[attr-defined]
+        if not sys.argv[1:]:
+            error.show()  # type: ignore[attr-defined]
+        else:
+            _say_what_does_not_fit(error)
         sys.exit(error.exit_code)
+
+
+def _say_what_does_not_fit(error: typer.TyperException) -> None:
+    if error.message:
+        error.message = "what was given does not fit, and is not repeated: it may be a password"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "hero-api"
+    message = error.format_message().rstrip(".")
+    typer.echo(f"hero-api: {message}; see `{command} --help`", err=True)

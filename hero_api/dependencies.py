@@ -1,4 +1,4 @@
-"""What handlers ask for: sessions, ids and pages, as `Annotated` aliases.
+"""What handlers ask for: sessions, ids, pages and the prefix, as `Annotated` aliases.
 
 To let the handlers work on a session of your own, override `get_read_session` and
 `get_write_session` with dependencies that return an `AsyncSession` of SQLAlchemy or of SQLModel.
@@ -13,25 +13,38 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 from fastapi.security import HTTPBearer
 
-from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
-from hero_api.errors import UnauthorizedError
+from hero_api.database.pages import Number
+from hero_api.database.sessions import Database, ReadOnlySession, ReadWriteSession
+from hero_api.errors import NotRunningError, UnauthorizedError
 from hero_api.models import HeroCreate, HeroPage
 from hero_api.web.json_lines import read_body
+from hero_api.web.prefix import prefix_of
+
+
+def get_database(request: Request) -> Database:
+    """Return the database that the lifespan has opened."""
+    try:
+        database: Database = request.app.state.database
+    except AttributeError:
+        raise NotRunningError from None
+    return database
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`
 # because FastAPI would run a plain function in a thread.
 async def get_read_session(request: Request) -> ReadOnlySession:
     """Return a session that reads."""
-    session: ReadOnlySession = request.app.state.database.read_session()
-    return session
+    return get_database(request).read_session()
 
 
 async def get_write_session(request: Request) -> ReadWriteSession:
     """Return a session that writes."""
-    session: ReadWriteSession = request.app.state.database.write_session()
-    return session
+    return get_database(request).write_session()
+
+
+async def get_prefix(request: Request) -> str:
+    """Return the path under which the service is mounted or proxied, as part of a URL."""
+    return prefix_of(request.scope)
 
 
 async def read_hero_lines(request: Request) -> Mapping[int, HeroCreate]:
@@ -41,7 +54,8 @@ async def read_hero_lines(request: Request) -> Mapping[int, HeroCreate]:
 
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
-HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
+HeroId = Annotated[Number, Path()]
+Prefix = Annotated[str, Depends(get_prefix)]
 PageQuery = Annotated[HeroPage, Query()]
 HeroLines = Annotated[Mapping[int, HeroCreate], Depends(read_hero_lines)]
 

@@ -85,6 +85,19 @@ class StatementError(FaultError):
         )
 
 
+class NotRunningError(FaultError):
+    """The lifespan of the application is not running."""
+
+    def __init__(self) -> None:
+        detail = (
+            "The lifespan of the application is not running, so there is no database. Run it: "
+            "`async with hero_api.testing.running(app) as client` for httpx, "
+            "`with TestClient(app) as client` for Starlette's, and for an application that mounts "
+            "this one `async with app.router.lifespan_context(app)` in its own lifespan"
+        )
+        super().__init__(detail, detail)
+
+
 class DamagedRowError(FaultError):
     """A row holds what cannot be answered, such as a BLOB for a name."""
 
@@ -194,6 +207,18 @@ class ContendedError(ServiceError):
     def __init__(self) -> None:
         super().__init__(
             "Another change got in the way of this one; nothing was changed. Try again"
+        )
+
+
+class ContentCodingError(ServiceError):
+    """The body is compressed."""
+
+    status = 415
+    headers = {"Accept-Encoding": "identity"}  # noqa: RUF012 - never changed
+
+    def __init__(self, coding: str) -> None:
+        super().__init__(
+            f"The body has the content coding {coding}; it is taken without any (identity)"
         )
 
 

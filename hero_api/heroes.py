@@ -9,6 +9,7 @@ heroes: Storage[HeroCreate, HeroUpdate] = Storage(
     public=HeroPublic,
     filters={
         "name": Filter("name", "="),
+        "age": Filter("age", "="),
         "min_age": Filter("age", ">="),
         "max_age": Filter("age", "<="),
     },

@@ -2,33 +2,23 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, Field, StringConstraints
 from sqlalchemy import BigInteger, Column, Integer
 from sqlmodel import Field as TableField
 from sqlmodel import SQLModel
 
-from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID, Page
+from hero_api.database.pages import MAX_CHOSEN_ID, NUMBER, Number, Page
 
 MAX_AGE = 2**31 - 1
 MAX_NAME, MAX_SECRET_NAME = 500, 10_000  # characters
-_WITHOUT_NUL = r"^[^\u0000]*$"
-
-
-def _no_boolean(value: object) -> object:
-    # Pydantic takes true for 1, and "1" and 1.0 too, as clients of the tutorial may send them.
-    if isinstance(value, bool):
-        raise PydanticCustomError("int_type", "Input should be a valid integer")
-    return value
-
+_WITHOUT_NUL = r"^[^\x00]*$"  # every dialect of regular expressions takes it so
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_WITHOUT_NUL)]
 SecretName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_SECRET_NAME, pattern=_WITHOUT_NUL)
 ]
-# The validator stands last: before the bounds it would keep them out of the OpenAPI document.
-Age = Annotated[int, Field(ge=0, le=MAX_AGE), BeforeValidator(_no_boolean)]
-ChosenId = Annotated[int, Field(ge=1, le=MAX_CHOSEN_ID), BeforeValidator(_no_boolean)]
+Age = Annotated[int, Field(ge=0, le=MAX_AGE), NUMBER]
+ChosenId = Annotated[int, Field(ge=1, le=MAX_CHOSEN_ID), NUMBER]
 
 
 class HeroBase(SQLModel):
@@ -74,8 +64,9 @@ class HeroPage(Page, frozen=True):
     """Which heroes to list, as query parameters. Ages are inclusive."""
 
     name: Name | None = None
-    min_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
-    max_age: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
+    age: Number | None = None
+    min_age: Number | None = None
+    max_age: Number | None = None
 
 
 class HeroPublic(HeroBase):

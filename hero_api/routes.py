@@ -11,6 +11,7 @@ from hero_api.dependencies import (
     HeroId,
     HeroLines,
     PageQuery,
+    Prefix,
     ReadSession,
     TokenCheck,
     WriteSession,
@@ -35,19 +36,19 @@ class HeroJSON(Response):
     media_type = "application/json"
 
 
-async def create_hero(hero: HeroCreate, session: WriteSession) -> Response:
+async def create_hero(hero: HeroCreate, session: WriteSession, prefix: Prefix) -> Response:
     """Store a hero; an `id` that you chose is honoured while it is free."""
     created = await heroes.create(session, hero)
-    return HeroJSON(created.body, headers={"Location": f"/heroes/{created.id}"})
+    return HeroJSON(created.body, headers={"Location": f"{prefix}/heroes/{created.id}"})
 
 
-async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
+async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
     """List heroes in id order; a full page's `Link` header leads to the next."""
     listed = await heroes.list_page(session, page)
     response = HeroJSON(listed.body)
     if listed.next_after is not None:
         following = urlencode(page.following(listed.next_after))
-        response.headers["Link"] = f'</heroes/?{following}>; rel="next"'
+        response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
     if listed.total is not None:
         response.headers["X-Total-Count"] = str(listed.total)
     return response

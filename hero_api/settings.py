@@ -95,6 +95,12 @@ class Settings(BaseSettings):
     guard: Literal["writes", "all"] = Field(
         default="writes", description="what needs the token: changes, or reads of heroes too"
     )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="the path under which a proxy has the service, such as `/api`, when it sends "
+        "requests on without it",
+    )
     cors_origins: list[str] = Field(
         default=[],
         description="JSON list of the origins whose pages may call the service from a browser",
@@ -154,9 +160,12 @@ class Settings(BaseSettings):
         return [PREFIX + name.upper() for name in cls.model_fields]
 
     @classmethod
-    def from_environment(cls) -> "Settings":
-        """Read the environment; an unknown `HERO_API_...` variable is a warning that names it."""
-        settings = cls()
+    def from_environment(cls, **options: object) -> "Settings":
+        """Read the environment; an unknown `HERO_API_...` variable is a warning that names it.
+
+        An option of the command counts for more, unless it is None.
+        """
+        settings = cls(**{name: value for name, value in options.items() if value is not None})
         for name in sorted(set(os.environ) - set(cls.variables())):
             if name.startswith(PREFIX):
                 # Not an error: Kubernetes sets HERO_API_PORT for a Service of that name.

@@ -62,7 +62,13 @@ def sound(tmp_path: Path) -> Path:
 def test_help_names_the_commands() -> None:
     ended = run("--help")
     assert ended.returncode == 0
-    assert {"serve", "check", "copy"} <= {*ended.stdout.split()}
+    assert {"serve", "check", "copy", "seed", "upgrade"} <= {*ended.stdout.split()}
+
+
+def test_help_says_where_the_database_is_and_how_to_begin() -> None:
+    page = " ".join(run("--help").stdout.split())
+    assert "HERO_API_DATABASE_URL" in page
+    assert "`hero-api seed 1000`, then `hero-api serve`" in page
 
 
 @pytest.mark.parametrize(
@@ -105,6 +111,17 @@ def test_no_argument_that_is_wrong_is_repeated(arguments: list[str]) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "help" in ended.stderr
     assert "secret" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["copy", "a"], ["seed", "x"], ["serve", "--port"], ["check", "x"]]
+)
+def test_what_does_not_fit_is_one_line_that_names_the_help(arguments: list[str]) -> None:
+    ended = run(*arguments)
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("hero-api: ")
+    assert line.endswith(" --help`")
+    assert ended.returncode == 2
 
 
 def test_a_missing_argument_is_named() -> None:

@@ -59,7 +59,7 @@ FLOORS = [
     {"batching"},
     {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
     {"heroes", "commands.copy", "commands.seed", "commands.backup", "commands.json_lines"},
-    {"web.json_lines"},
+    {"web.cors", "web.declared_query", "web.head", "web.prefix", "web.json_lines"},
     {"web.body_limit", "dependencies", "web.exception_handlers", "server.http_protocol"},
     {"web.fast_route"},
     {"routes", "web.operations", "server.client_protocol", "server.workers"},
@@ -69,7 +69,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
-WITHOUT_HTTP = sorted(set().union(*FLOORS[: FLOOR["web.json_lines"]]))
+WITHOUT_HTTP = sorted(set().union(*FLOORS[: FLOOR["web.prefix"]]))
 
 IMPORT_ALL = """
 import importlib, logging, os, signal, sys, threading

@@ -1,9 +1,28 @@
 """A page of a list, as the query of a request has it."""
 
-from pydantic import BaseModel, Field
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
 MIN_ID, MAX_ID = -(2**63), 2**63 - 1
-MAX_CHOSEN_ID = 2**53 - 1
+# Ids go on from the largest, and JavaScript reads them exactly up to 2**53.
+MAX_CHOSEN_ID = 2**52
+
+
+def _is_a_number(value: object) -> object:
+    """Refuse what Pydantic takes for an integer and nobody else does: true, and "1_000"."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    if isinstance(value, str) and "_" in value:
+        raise PydanticKnownError("int_parsing")
+    return value
+
+
+# It stands last: before the bounds it would keep them out of the OpenAPI document.
+NUMBER = BeforeValidator(_is_a_number)
+# Any number of 64 bits, be it an id or what a column is compared with.
+Number = Annotated[int, Field(ge=MIN_ID, le=MAX_ID), NUMBER]
 
 
 class Page(BaseModel, frozen=True):
@@ -12,9 +31,9 @@ class Page(BaseModel, frozen=True):
     A subclass adds the filters of its table, each of which is None when it was not sent.
     """
 
-    offset: int = Field(default=0, ge=0, le=MAX_ID)
-    limit: int = Field(default=100, ge=0, le=100)
-    after: int | None = Field(default=None, ge=MIN_ID, le=MAX_ID)
+    offset: Annotated[int, Field(ge=0, le=MAX_ID), NUMBER] = 0
+    limit: Annotated[int, Field(ge=0, le=100), NUMBER] = 100
+    after: Number | None = None
     count: bool = False
 
     def following(self, after: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from hero_api.errors import FaultError, ServiceError
+from hero_api.errors import ContentCodingError, FaultError, ServiceError
 
 logger = logging.getLogger("hero_api")
 
@@ -24,6 +24,7 @@ def add_exception_handlers(app: FastAPI) -> None:
     """Let `app` answer every error in JSON, also one that nobody foresaw."""
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(400, _bad_request)
     app.add_exception_handler(405, _method_not_allowed)
     app.add_exception_handler(ClientDisconnect, _client_disconnect)
     app.add_exception_handler(Exception, _unforeseen_error)
@@ -48,7 +49,9 @@ async def _service_error(request: Request, error: Exception) -> Response:
     return error_response(request, cast(ServiceError, error))
 
 
-async def _validation_error(_request: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
+    if _coding(request) is not None:
+        return await _bad_request(request, error)
     problems = cast(RequestValidationError, error).errors()
     try:
         return JSONResponse({"detail": jsonable_encoder(problems)}, 422)
@@ -60,6 +63,19 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": jsonable_encoder(problems)}, 422)
 
 
+async def _bad_request(request: Request, error: Exception) -> Response:
+    coding = _coding(request)
+    if coding is not None:
+        return error_response(request, ContentCodingError(coding))
+    return await http_exception_handler(request, cast(HTTPException, error))
+
+
+def _coding(request: Request) -> str | None:
+    """Return in what a body is coded that FastAPI could not read."""
+    coding = request.headers.get("Content-Encoding", "identity")
+    return None if coding.lower() == "identity" else coding
+
+
 async def _method_not_allowed(request: Request, error: Exception) -> Response:
     # Starlette names the methods of the first route that matches the path, not of them all.
     matching = (
@@ -67,7 +83,10 @@ async def _method_not_allowed(request: Request, error: Exception) -> Response:
         for route in request.app.routes
         if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
     )
-    allow = {"Allow": ", ".join(sorted(set().union(*matching)))}
+    methods: set[str] = set().union(*matching)
+    if "GET" in methods:
+        methods.add("HEAD")
+    allow = {"Allow": ", ".join(sorted(methods))}
     answer = cast(HTTPException, error)
     return await http_exception_handler(request, HTTPException(405, answer.detail, allow))
 

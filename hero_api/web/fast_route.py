@@ -19,6 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 from starlette.types import Message, Receive, Scope, Send
 
+from hero_api.web.declared_query import DeclaredQuery
+
 
 class FastRoute(APIRoute):
     """A route that is fast if its handler is simple, and FastAPI's own if it is not.
@@ -107,7 +109,7 @@ class FastRoute(APIRoute):
 def _call(dependency: Dependant) -> Callable[[Request], Awaitable[Any]]:
     """Return the dependency as a function of the request."""
     call: Any = dependency.call
-    name = dependency.request_param_name
+    name = dependency.request_param_name or dependency.http_connection_param_name
     return (lambda _: call()) if name is None else (lambda request: call(**{name: request}))
 
 
@@ -166,6 +168,7 @@ def _is_simple_dependency(dependant: Dependant) -> bool:
         name=dependant.name,
         path=dependant.path,
         request_param_name=dependant.request_param_name,
+        http_connection_param_name=dependant.http_connection_param_name,
         own_oauth_scopes=dependant.own_oauth_scopes,
         parent_oauth_scopes=dependant.parent_oauth_scopes,
         scope=dependant.scope,
@@ -174,8 +177,9 @@ def _is_simple_dependency(dependant: Dependant) -> bool:
 
 
 def _is_check(dependant: Dependant) -> bool:
-    """Say whether a dependency only looks at who asks: it may look twice at one request."""
-    return dependant.name is None and isinstance(dependant.call, SecurityBase)
+    """Say whether a dependency only looks at the request: it may look twice at one."""
+    checks = (SecurityBase, DeclaredQuery)
+    return dependant.name is None and isinstance(dependant.call, checks)
 
 
 def _is_async(call: Any) -> bool:  # noqa: ANN401 - any callable

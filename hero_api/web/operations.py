@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
 from hero_api.batching import BatchQueues
-from hero_api.database.sessions import Database
+from hero_api.dependencies import get_database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
 from hero_api.storage import AnyStorage
 
@@ -29,10 +30,10 @@ async def read_livez() -> Status:
 
 async def read_readyz(request: Request) -> Status:
     """Say that the database answers a read and takes a write."""
+    # Not by the dependencies: where a test overrides them, the service still has its database.
+    database = get_database(request)
     if request.app.state.draining:
         raise ClosingError
-    # Not by the dependencies: where a test overrides them, the service still has its database.
-    database: Database = request.app.state.database
     sessions = database.read_session(), database.write_session()
     try:
         async with asyncio.timeout(_READY_WITHIN):
@@ -48,14 +49,21 @@ async def read_readyz(request: Request) -> Status:
 
 async def read_metrics(request: Request) -> Response:
     """Count the work of each queue, in Prometheus' text format."""
+    get_database(request)
     return Response(_metrics(request.app.state.queues), media_type="text/plain; version=0.0.4")
+
+
+async def read_options() -> Response:
+    """Answer the check that haproxy makes where nobody says which: `OPTIONS /`."""
+    return Response(status_code=204, headers={"Allow": "OPTIONS"})
 
 
 def add_routes(app: FastAPI) -> None:
     """Add the handlers to `app`."""
     app.get("/livez", tags=["operations"])(read_livez)
     app.get("/readyz", tags=["operations"])(read_readyz)
-    app.get("/metrics", tags=["operations"], response_class=Response)(read_metrics)
+    app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)(read_metrics)
+    app.options("/", include_in_schema=False)(read_options)
 
 
 def _metrics(queues: BatchQueues) -> str:

@@ -899,7 +899,7 @@ def test_an_offer_of_http_2_behind_an_early_answer_is_declined_too(
 
 @pytest.mark.parametrize("empty", [b"", b"\r\n", b"\r\n\r\n"])
 def test_an_offer_of_http_2_is_declined_wherever_it_stands(patient: Server, empty: bytes) -> None:
-    offering = empty + POST_HERO.replace(b"Host: hero-api", 2 * (OFFER + b"\r\n") + OFFER)
+    offering = empty + POST_HERO.replace(b"Host: hero-api", OFFER + 2 * b"\r\nUpgrade: h2c")
     looks_like_one = head("DELETE /heroes/0", *BODY_OF_LINES) + LINES
     with closing(connect(patient)) as wire:
         wire.sendall((GET + offering + offering + looks_like_one) * 3)
@@ -980,7 +980,7 @@ def test_pipelined_requests_are_bounded_however_small_the_pieces_are_that_they_c
         wires = [stack.enter_context(closing(connect(patient))) for _ in range(20)]
         for _ in range(50):
             for wire in wires:
-                wire.sendall(b"GET /x HTTP/1.1\r\n\r\n" * 40)
+                wire.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n" * 40)
         assert serves(patient)
         assert patient.memory() - before < 10
 
