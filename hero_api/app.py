@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 
 from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -17,12 +18,13 @@ from hero_api.lines import MEDIA_TYPE
 from hero_api.models import Problem
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
-from hero_api.web import operations
+from hero_api.web import health
 from hero_api.web.body_limit import BodyLimitMiddleware
 from hero_api.web.cors import JSONCORSMiddleware
 from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
 from hero_api.web.head import HeadMiddleware
+from hero_api.web.metrics import Metrics, add_metrics
 from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
 _EVERYWHERE = {
@@ -78,7 +80,8 @@ def create_app(
     add_exception_handlers(app)
     documentation = app.routes[:]
     routes.add_routes(app, settings)
-    operations.add_routes(app)
+    health.add_routes(app)
+    add_metrics(app)
     # A request is matched against the routes in order: what is asked most comes first.
     app.routes.sort(key=documentation.__contains__)
     return app
@@ -93,6 +96,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     queues = BatchQueues(timeout=settings.request_timeout, readers=settings.read_connections)
     tables = [storage.table for storage in app.state.storages]
+    # Every series of the metrics is there from the start.
+    metrics: Metrics = app.state.metrics
+    metrics.requests.expect(app.routes)
+    for spec in chain.from_iterable(storage.queues for storage in app.state.storages):
+        queues.queue(spec)
     async with open_database(settings, queues.info, tables) as database:
         # On app.state, since what a lifespan yields does not exist under httpx's ASGITransport.
         app.state.queues = queues

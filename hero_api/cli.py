@@ -77,22 +77,29 @@ def serve(  # noqa: PLR0913 - each is an option
             "them; * for all.  [default: $FORWARDED_ALLOW_IPS or 127.0.0.1]"
         ),
     ] = None,
-    log_level: Annotated[
-        Literal["critical", "error", "warning", "info", "debug"] | None,
-        typer.Option(help="How much is logged; from info on, each request."),
-    ] = None,
     root_path: Annotated[
         str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
     ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log each request in a line.")
+    ] = False,
+    log_format: Annotated[
+        Literal["text", "json"], typer.Option(help="How a line of the log looks.")
+    ] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="What is logged at least.")
+    ] = "warning",
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP, then finish what was begun."""
     # Imported here so that --help answers at once.
     from hero_api.app import create_app
-    from hero_api.server import listener, server
+    from hero_api.server import listener, logs, server
     from hero_api.settings import Settings
 
     if uds is not None and fd is not None:
         raise StartError("--uds and --fd are two places to listen: choose one")
+    if access_log or log_format == "json" or log_level != "warning":
+        logs.configure(log_format, log_level)
     application = create_app(Settings.from_environment(root_path=root_path))
     if fd is not None:
         listens = listener.listen_on_descriptor(fd)
@@ -104,7 +111,7 @@ def serve(  # noqa: PLR0913 - each is an option
         application,
         listens,
         workers=workers,
-        log_level=log_level,
+        access_log=access_log,
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         forwarded_allow_ips=forwarded_allow_ips,

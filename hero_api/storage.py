@@ -119,9 +119,12 @@ class Storage(Generic[Create, Update]):
                 function, WRITES, name=f"{kind}_{self._noun}", touches=touches, locks=self.lock
             )
 
+        self.queues = [WRITES, PROBES]
+
         def read(function: Any, kind: str, **bounds: Any) -> Any:  # noqa: ANN401
-            name = f"{kind}_{self._noun}"
-            return batched(function, QueueSpec(name, **bounds), name=name)
+            queue = QueueSpec(f"{kind}_{self._noun}", **bounds)
+            self.queues.append(queue)
+            return batched(function, queue, name=queue.name)
 
         # A batch of gets is small, so that its answers do not keep the next batch waiting for long.
         self._get: Any = read(self.get_many, "get", max_items=64)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,6 +22,7 @@ from hero_api.errors import (
     StatementError,
     UnavailableError,
 )
+from hero_api.histogram import Histogram
 
 S = TypeVar("S", bound=AsyncSession)
 Item = TypeVar("Item")
@@ -85,12 +87,19 @@ Report = Callable[[Exception, Exception, int], None]
 class Batch:
     """Serves calls in one transaction, and in as few as can be where some of them are refused.
 
-    `report` is told of each error, what the callers are told of it, and how many they are. Calls
-    whose rows somebody else has locked end up in `locked`, unless the batch `waits` for them.
+    `report` is told of each error, what the callers are told of it, and how many they are, and
+    `commits` of the seconds of each COMMIT. Calls whose rows somebody else has locked end up in
+    `locked`, unless the batch `waits` for them.
     """
 
     def __init__(
-        self, calls: Sequence[AnyCall], *, writes: bool, report: Report, waits: bool = False
+        self,
+        calls: Sequence[AnyCall],
+        *,
+        writes: bool,
+        report: Report,
+        commits: Histogram,
+        waits: bool = False,
     ) -> None:
         self.calls = calls
         self.locked: list[AnyCall] = []
@@ -98,6 +107,7 @@ class Batch:
         self._writes = writes
         self._waits = waits
         self._report = report
+        self._commits = commits
         self._running: BatchSpec[Any, Any, Any] | None = None
         self._fails_at_commit = False
 
@@ -130,8 +140,13 @@ class Batch:
             run = self._run_parts if in_parts else self._run
             outcomes = await run(session, calls)
             is_committing = self._writes
-            # A read needs no COMMIT: the rollback, which sends nothing, returns the connection.
-            await (session.commit() if is_committing else session.rollback())
+            if is_committing:
+                begun = perf_counter()
+                await session.commit()
+                self._commits.observe(perf_counter() - begun)
+            else:
+                # A read needs no COMMIT: the rollback, which sends nothing, returns the connection.
+                await session.rollback()
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
             await _give_up(session)

@@ -22,10 +22,12 @@ from hero_api.errors import (
     OverloadedError,
     ServiceError,
 )
+from hero_api.histogram import SECONDS, Histogram
 
 _KEY = "hero_api.queues"
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
 LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
 
 # When the request of the current task arrived, by the loop's clock, where its server knows better
@@ -105,8 +107,10 @@ class BatchQueue:
 
     def __init__(self, spec: QueueSpec, connections: asyncio.Semaphore, *, timeout: float) -> None:
         self.name = spec.name
-        self.batches = 0
-        self.items = 0
+        self.writes = spec.writes
+        self.sizes = Histogram(_SIZES)
+        self.waits = Histogram(SECONDS)
+        self.commits = Histogram(SECONDS)
         self.refused = 0
         self.expired = 0
         self._spec = spec
@@ -168,7 +172,13 @@ class BatchQueue:
             self._timer.cancel()
 
     def _batch(self, calls: Sequence[AnyCall], *, waits: bool = False) -> Batch:
-        return Batch(calls, writes=self._spec.writes, report=self._report, waits=waits)
+        return Batch(
+            calls,
+            writes=self.writes,
+            report=self._report,
+            commits=self.commits,
+            waits=waits,
+        )
 
     async def _run(self) -> None:
         """Serve one call, and then what has come meanwhile, until nobody waits."""
@@ -186,8 +196,9 @@ class BatchQueue:
 
     async def _serve(self, batch: Batch) -> None:
         self._begun.add(batch)
-        self.batches += 1
-        self.items += len(batch.calls)
+        self.sizes.observe(len(batch.calls))
+        latest = asyncio.get_running_loop().time() + self._timeout
+        self.waits.observe_all([latest - call.deadline for call in batch.calls])
         try:
             await batch.serve()
         except asyncio.CancelledError:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import socket
@@ -27,12 +26,12 @@ from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.client_protocol import ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
 from hero_api.server.listener import Listener
+from hero_api.server.metrics import ServerCollector
 from hero_api.server.signals import stop_signals
 from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
-from hero_api.web.operations import PROBES
-
-logger = logging.getLogger("hero_api")
+from hero_api.web.access_log import AccessLogMiddleware
+from hero_api.web.health import PROBES
 
 _ONE_PROCESS = (
     f"SQLite {sqlite3.sqlite_version} can damage a database that several processes write "
@@ -55,18 +54,17 @@ def serve(
     listener: Listener,
     *,
     workers: int = 1,
-    log_level: str | None = None,
+    access_log: bool = False,
     **options: Any,  # noqa: ANN401 - uvicorn's own, such as `ssl_certfile`
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP; then answer what was read, and return.
 
-    From the `log_level` "info" on, each request is logged. Raises `StartError`, one line, when the
-    database or an option cannot be used.
+    Raises `StartError`, one line, when the database or an option cannot be used.
     """
     settings: Settings = app.state.settings
     if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
         raise StartError(_ONE_PROCESS)
-    config = _configure(app, log_level, options)
+    config = _configure(app, options, access_log=access_log)
     announce = partial(_announce, settings, listener.name("https" if config.ssl else "http"))
     run = partial(_run, app, config, listener, announce)
     with closing(listener):
@@ -76,25 +74,21 @@ def serve(
             run(None)
 
 
-def _configure(app: FastAPI, log_level: str | None, options: dict[str, Any]) -> uvicorn.Config:
-    logs_requests = log_level in {"info", "debug"}
-    if log_level:
-        logger.setLevel(log_level.upper())
+def _configure(app: FastAPI, options: dict[str, Any], *, access_log: bool) -> uvicorn.Config:
     if options.get("ssl_keyfile") and not options.get("ssl_certfile"):
         raise StartError("--ssl-keyfile needs --ssl-certfile")
     config = uvicorn.Config(
-        RequestLifecycleMiddleware(app),
+        RequestLifecycleMiddleware(AccessLogMiddleware(app) if access_log else app),
         ws="none",
         lifespan="off",
-        # At "info" it would announce an address of its own.
-        log_level="warning" if log_level == "info" else log_level or "error",
-        access_log=logs_requests,
+        log_level="error",
+        access_log=False,
+        # Who asks is for the log; to look for it costs each request a microsecond.
+        proxy_headers=access_log or options["forwarded_allow_ips"] is not None,
         server_header=False,
         timeout_graceful_shutdown=_CANCEL,
         **options,
     )
-    if logs_requests:
-        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     try:
         config.load()
     except OSError as error:  # ssl.SSLError is one
@@ -135,6 +129,9 @@ async def _serve(
         exempt=PROBES,
     )
     server = _Server(config, app, listener, protocols)
+    app.state.metrics.registry.register(ServerCollector(server.server_state))
+    if worker:
+        app.state.metrics.worker = str(os.getpid())
     loop = asyncio.get_running_loop()
 
     def cut_off() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Mapping
 
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,13 +20,14 @@ class BodyLimitMiddleware:
     ) -> None:
         self.app = app
         self.max_body_size = max_body_size
-        self._by_type = {name.encode(): size for name, size in (by_type or {}).items()}
+        self._by_type = by_type or {}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
-        if scope["type"] != "http":
+        declared = _declared_size(scope) if scope["type"] == "http" else None
+        if declared is None:
             return self.app(scope, receive, send)
-        declared, limit = self._sizes(scope)
+        limit = self._limit(scope)
         if declared > limit:
             return JSONResponse({"detail": _detail(limit)}, 413)(scope, receive, send)
         size = 0
@@ -40,14 +42,24 @@ class BodyLimitMiddleware:
 
         return self.app(scope, receive_within_limit, send)
 
-    def _sizes(self, scope: Scope) -> tuple[int, int]:
-        """Return how large the body is said to be, and how large it may be."""
-        headers = dict(scope["headers"])
-        # The server has refused what is no number of 64 bits, but not thousands of zeros.
-        declared = int(headers.get(b"content-length", b"").lstrip(b"0") or b"0")
-        media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        return declared, self._by_type.get(media_type, self.max_body_size)
+    def _limit(self, scope: Scope) -> int:
+        """Return how large the body may be."""
+        media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        return self._by_type.get(media_type, self.max_body_size)
 
 
 def _detail(limit: int) -> str:
     return f"The body is larger than {limit} bytes"
+
+
+def _declared_size(scope: Scope) -> int | None:
+    """Return how many bytes are announced, 0 if none are, and None if there will be no body."""
+    # HTTP/1 has a header for a body of unknown size too.
+    size = None if scope["http_version"] in {"1.0", "1.1"} else 0
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            # The server has refused what is no number of 64 bits, but not thousands of zeros.
+            return int(value.lstrip(b"0") or b"0")
+        if name == b"transfer-encoding":
+            size = 0
+    return size

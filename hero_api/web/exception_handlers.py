@@ -2,7 +2,6 @@
 
 import logging
 import traceback
-import uuid
 from typing import cast
 
 from fastapi import FastAPI, Request, Response
@@ -16,6 +15,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from hero_api.errors import ContentCodingError, FaultError, ServiceError
+from hero_api.web.request_id import request_id
 
 logger = logging.getLogger("hero_api")
 
@@ -32,6 +32,7 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 def error_response(request: Request, error: ServiceError) -> Response:
     """Return the answer to a request that failed."""
+    request.state.error = type(error)  # for the metrics
     if isinstance(error, FaultError):
         return fault_response(request.scope, error.detail, error.reason)
     return JSONResponse({"detail": error.detail}, error.status, error.headers)
@@ -39,10 +40,10 @@ def error_response(request: Request, error: ServiceError) -> Response:
 
 def fault_response(scope: Scope, detail: str, reason: str) -> Response:
     """Log a fault of the service, in one line, and return its answer: a 500 with the line's id."""
-    request_id = uuid.uuid4().hex
-    logger.error("request %s: %s %r: %s", request_id, scope["method"], scope["path"], reason)
-    detail = f"{detail}; the log has it as request {request_id}"
-    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": request_id})
+    identity = request_id(scope)
+    logger.error("request %s: %s %r: %s", identity, scope["method"], scope["path"], reason)
+    detail = f"{detail}; the log has it as request {identity}"
+    return JSONResponse({"detail": detail}, 500, {"X-Request-ID": identity})
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
@@ -101,4 +102,6 @@ async def _unforeseen_error(request: Request, error: Exception) -> Response:
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     # The second repr escapes what an exception's own may contain, such as line breaks.
     reason = f"{repr(error)!r} in {where}"
+    if metrics := getattr(request.app.state, "metrics", None):
+        metrics.requests.count(request.scope, 500)  # this answer passes by all middlewares
     return fault_response(request.scope, "Internal Server Error", reason)

@@ -22,7 +22,7 @@ from tests.torture.wire import Connection, request_bytes
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 DEADLINE = 0.5  # seconds that a request waits, where a frozen server is waited for
 NOBODY = "SELECT NOT EXISTS (SELECT FROM"
-SECOND_BATCH = b'hero_api_queue_batches_total{queue="write"} 2'
+SECOND_BATCH = b'hero_api_queue_batch_items_count{queue="write"} 2.0'
 END = 5.0  # seconds in which the service ends
 SOON = 30.0  # seconds: far more than anything here takes
 LATE = 10 * PROMISE  # seconds, on a machine that does much else

@@ -33,12 +33,6 @@ def other(client: httpx.AsyncClient, settings: Settings) -> Iterator[sqlite3.Con
         yield connection
 
 
-async def metrics(client: httpx.AsyncClient) -> dict[str, float]:
-    lines = (await client.get("/metrics")).text.splitlines()
-    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in samples}
-
-
 async def test_the_process_says_that_it_lives(client: httpx.AsyncClient) -> None:
     response = await client.get("/livez")
     assert response.status_code == 200
@@ -181,33 +175,3 @@ async def test_probes_do_not_make_the_write_ahead_log_of_an_idle_file_grow_witho
             await heroes.check_writes(session, [None])
             await session.commit()
         assert 4_096 < (tmp_path / "heroes.db-wal").stat().st_size < 1_100 * 4_120
-
-
-async def test_metrics_count_what_each_queue_served(client: httpx.AsyncClient) -> None:
-    heroes = [{"name": f"Hero {n}", "secret_name": "?"} for n in range(10)]
-    await asyncio.gather(*(client.post("/heroes/", json=hero) for hero in heroes))
-    await asyncio.gather(*(client.get(f"/heroes/{n}") for n in range(1, 8)))
-    counted = await metrics(client)
-    assert counted['hero_api_queue_items_total{queue="write"}'] == 10
-    assert counted['hero_api_queue_items_total{queue="get_hero"}'] == 7
-
-
-async def test_metrics_show_that_a_batch_serves_many(client: httpx.AsyncClient) -> None:
-    hero = {"name": "Deadpond", "secret_name": "Dive Wilson"}
-    await asyncio.gather(*(client.post("/heroes/", json=hero) for _ in range(50)))
-    counted = await metrics(client)
-    assert 1 <= counted['hero_api_queue_batches_total{queue="write"}'] < 50
-
-
-async def test_metrics_are_prometheus_text_with_a_type_for_every_family(
-    client: httpx.AsyncClient,
-) -> None:
-    await client.get("/heroes/1")
-    response = await client.get("/metrics")
-    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    typed = {line.split()[2] for line in response.text.splitlines() if line.startswith("# TYPE")}
-    assert {name.split("{")[0] for name in await metrics(client)} <= typed
-
-
-async def test_metrics_are_answered_before_any_queue_was_used(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/metrics")).status_code == 200

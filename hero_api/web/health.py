@@ -1,14 +1,12 @@
-"""What operators ask: is it alive, is it ready, how busy is it."""
+"""What probes ask: is the service alive, is it ready."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
-from hero_api.batching import BatchQueues
 from hero_api.dependencies import get_database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
 from hero_api.storage import AnyStorage
@@ -47,12 +45,6 @@ async def read_readyz(request: Request) -> Status:
     return Status()
 
 
-async def read_metrics(request: Request) -> Response:
-    """Count the work of each queue, in Prometheus' text format."""
-    get_database(request)
-    return Response(_metrics(request.app.state.queues), media_type="text/plain; version=0.0.4")
-
-
 async def read_options() -> Response:
     """Answer the check that haproxy makes where nobody says which: `OPTIONS /`."""
     return Response(status_code=204, headers={"Allow": "OPTIONS"})
@@ -62,21 +54,4 @@ def add_routes(app: FastAPI) -> None:
     """Add the handlers to `app`."""
     app.get("/livez", tags=["operations"])(read_livez)
     app.get("/readyz", tags=["operations"])(read_readyz)
-    app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)(read_metrics)
     app.options("/", include_in_schema=False)(read_options)
-
-
-def _metrics(queues: BatchQueues) -> str:
-    families = {
-        "batches": ("counter", "Batches that were begun."),
-        "items": ("counter", "Calls that were served in them."),
-        "refused": ("counter", "Calls whose requests were late before they were begun."),
-        "expired": ("counter", "Calls whose deadline passed."),
-        "waiting": ("gauge", "Calls that wait now."),
-    }
-    lines = []
-    for attribute, (kind, description) in families.items():
-        name = f"hero_api_queue_{attribute}" + ("_total" if kind == "counter" else "")
-        lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
-        lines += [f'{name}{{queue="{queue.name}"}} {getattr(queue, attribute)}' for queue in queues]
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,35 @@
+"""How the log of `hero-api serve` looks."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Literal
+
+Format = Literal["text", "json"]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+class JSONFormatter(logging.Formatter):
+    """Writes a JSON object a line; what a record has as its `request` is part of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= getattr(record, "request", {})
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def configure(style: Format, level: Level) -> None:
+    """Write the log to standard error, from `level` on; what asked for the access log gets it."""
+    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JSONFormatter() if style == "json" else text)
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("hero_api.access").setLevel(logging.INFO)
