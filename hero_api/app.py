@@ -3,19 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from itertools import chain
+from operator import attrgetter
 
 from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from hero_api import routes
+from hero_api.answers import EVERYWHERE, UNAUTHORIZED
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.lines import MEDIA_TYPE
-from hero_api.models import Problem
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 from hero_api.web import health
@@ -25,16 +27,9 @@ from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
 from hero_api.web.head import HeadMiddleware
 from hero_api.web.metrics import Metrics, add_metrics
+from hero_api.web.openapi import say_64_bits
 from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
-_EVERYWHERE = {
-    400: "The body cannot be parsed",
-    401: "The token is missing or wrong",
-    413: "The body is too large",
-    500: "A stored hero is damaged, or an error that the log has",
-    503: "The database is not available now; `detail` says whether anything was done",
-    507: "The database has no room left",
-}
 _NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
 
 
@@ -48,14 +43,13 @@ def create_app(
     settings = settings or Settings.from_environment()
     app = FastAPIOffline(  # whose documentation pages need no network
         title="Hero API",
+        version=version("hero-api"),
+        generate_unique_id_function=attrgetter("name"),
+        servers=[{"url": settings.root_path or "/"}],
         lifespan=_lifespan,
         dependencies=[Depends(DeclaredQuery())],
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
-        responses={
-            status: {"model": Problem, "description": description}
-            for status, description in _EVERYWHERE.items()
-            if status != 401 or settings.token  # noqa: PLR2004
-        },
+        responses=EVERYWHERE | (UNAUTHORIZED if settings.token else {}),
     )
     app.state.settings = settings
     app.state.storages = storages
@@ -77,6 +71,7 @@ def create_app(
         )
     app.router.default = RedirectSlashes(app.router.default)
     app.router.redirect_slashes = False
+    say_64_bits(app)
     add_exception_handlers(app)
     documentation = app.routes[:]
     routes.add_routes(app, settings)

@@ -81,6 +81,20 @@ class Deleted(BaseModel):
     ok: bool = True
 
 
+class InvalidPart(BaseModel):
+    """What does not fit, and where it stands in the request."""
+
+    type: str
+    loc: list[str | int]
+    msg: str
+
+
+class Invalid(BaseModel):
+    """The answer to a request that does not fit."""
+
+    detail: str | list[InvalidPart]
+
+
 class Problem(BaseModel):
     """The answer to a request that could not be served."""
 

@@ -1,12 +1,12 @@
 """The hero handlers, as the tutorial has them."""
 
 from functools import partial
-from typing import Any
 from urllib.parse import urlencode
 
 from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
+from hero_api.answers import CONFLICT, CREATED, DELETED, HERO, NOT_FOUND, PAGE
 from hero_api.dependencies import (
     HeroId,
     HeroLines,
@@ -17,17 +17,12 @@ from hero_api.dependencies import (
     WriteSession,
 )
 from hero_api.heroes import heroes
-from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
+from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
 from hero_api.web.fast_route import FastRoute
 from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
-_Responses = dict[int | str, dict[str, Any]]
-_NOT_FOUND: _Responses = {404: {"model": Problem, "description": "There is no hero of that id"}}
-_CONFLICT: _Responses = {
-    409: {"model": Problem, "description": "The id is taken, or a constraint refuses it"}
-}
 
 
 class HeroJSON(Response):
@@ -87,28 +82,23 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
     route_class = APIRoute if settings.telemetry else FastRoute
     add = partial(app.router.add_api_route, route_class_override=route_class, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
-    either = _NOT_FOUND | _CONFLICT
+    found, changed = HERO | NOT_FOUND, HERO | NOT_FOUND | CONFLICT
 
     read = partial(add, dependencies=token if settings.guard == "all" else [])
-    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=_NOT_FOUND)
+    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=found)
     read(_HEROES, stream_heroes, methods=["GET"], route_class_override=JSONLinesRoute)
-    read(
-        _HEROES,
-        read_heroes,
-        methods=["GET"],
-        response_model=list[HeroPublic],
-        responses={200: lines_of("HeroPublic")},
-    )
+    read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic], responses=PAGE)
 
     write = partial(add, dependencies=token)
+    created, deleted = CREATED | CONFLICT, DELETED | NOT_FOUND | CONFLICT
     write(_HEROES, create_heroes, methods=["POST"], route_class_override=JSONLinesRoute)
     write(
         _HEROES,
         create_hero,
         methods=["POST"],
         response_model=HeroPublic,
-        responses=_CONFLICT | {200: lines_of("HeroPublic")},
-        openapi_extra={"requestBody": lines_of("HeroCreate")},
+        responses=created,
+        openapi_extra={"requestBody": {"content": lines_of("HeroCreate")}},
     )
-    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=either)
-    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=either)
+    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=changed)
+    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=deleted)

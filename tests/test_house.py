@@ -61,8 +61,9 @@ FLOORS = [
     {"batching"},
     {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
     {"heroes", "commands.copy", "commands.seed", "commands.backup", "commands.json_lines"},
-    {"web.cors", "web.declared_query", "web.head", "web.prefix", "web.json_lines"},
+    {"web.openapi", "web.cors", "web.declared_query", "web.head", "web.prefix", "web.json_lines"},
     {
+        "answers",
         "web.body_limit",
         "web.overload",
         "web.request_id",

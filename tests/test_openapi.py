@@ -1,8 +1,13 @@
 import json
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import httpx
 import hypothesis
+import jsonschema_rs  # schemathesis brings it
 import schemathesis
 from schemathesis import Case
 from schemathesis.checks import negative_data_rejection
@@ -41,6 +46,80 @@ def test_the_document_has_every_path_of_the_service() -> None:
         "/readyz": {"get"},
         "/metrics": {"get"},
     }
+
+
+def operations() -> Iterator[dict[str, Any]]:
+    for methods in DOCUMENT["paths"].values():
+        yield from methods.values()
+
+
+def schemas(node: object = DOCUMENT) -> Iterator[dict[str, Any]]:
+    """Yield every part of the document that could be a schema."""
+    if isinstance(node, dict):
+        yield node
+        node = [*node.values()]
+    if isinstance(node, list):
+        for each in node:
+            yield from schemas(each)
+
+
+def test_an_operation_is_named_as_its_handler_and_only_once() -> None:
+    assert [operation["operationId"] for operation in operations()] == [
+        "read_hero",
+        "update_hero",
+        "delete_hero",
+        "read_heroes",
+        "create_hero",
+        "read_livez",
+        "read_readyz",
+        "read_metrics",
+    ]
+
+
+def test_every_integer_has_64_bits() -> None:
+    # Generators for Go and Java take an integer without a format for one of 32 bits.
+    integers = [schema for schema in schemas() if schema.get("type") == "integer"]
+    assert len(integers) > 10
+    assert {schema.get("format") for schema in integers} == {"int64"}
+
+
+def test_every_dialect_of_regular_expressions_takes_the_patterns() -> None:
+    patterns = {schema["pattern"] for schema in schemas() if "pattern" in schema}
+    assert patterns
+    for pattern in patterns:
+        assert re.fullmatch(pattern, "Zoë 🦸")
+        assert not re.fullmatch(pattern, "a\0")
+        # What JavaScript and Python write as \u or \p, PCRE does not know.
+        assert not re.search(r"\\[a-wyzA-Z]", pattern)
+        searched = subprocess.run(["grep", "-P", pattern], input=b"name\n", check=False)
+        assert searched.returncode == 0
+
+
+def test_the_document_has_the_version_of_the_package_and_says_where_the_service_is() -> None:
+    assert DOCUMENT["info"]["version"] == version("hero-api")
+    assert DOCUMENT["servers"] == [{"url": "/"}]
+
+
+def test_the_metrics_are_text() -> None:
+    answers = DOCUMENT["paths"]["/metrics"]["get"]["responses"]
+    assert [*answers["200"]["content"]] == ["text/plain"]
+
+
+def test_each_answer_has_an_example_that_fits_its_schema() -> None:
+    for operation in operations():
+        for answer in operation["responses"].values():
+            for content in answer["content"].values():
+                schema = content["schema"] | {"components": DOCUMENT["components"]}
+                jsonschema_rs.validate(schema, content["example"])
+
+
+def test_the_headers_of_answers_are_in_the_document() -> None:
+    described = {
+        header
+        for operation in operations()
+        for header in operation["responses"]["200"].get("headers", {})
+    }
+    assert described == {"Location", "Link", "X-Total-Count"}
 
 
 async def test_the_service_serves_its_document(client: httpx.AsyncClient) -> None:

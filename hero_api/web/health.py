@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
+from hero_api.answers import ALIVE
 from hero_api.dependencies import get_database
 from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknownError, RefusedError
 from hero_api.storage import AnyStorage
@@ -52,6 +54,7 @@ async def read_options() -> Response:
 
 def add_routes(app: FastAPI) -> None:
     """Add the handlers to `app`."""
-    app.get("/livez", tags=["operations"])(read_livez)
-    app.get("/readyz", tags=["operations"])(read_readyz)
+    get = partial(app.get, tags=["operations"])
+    get("/livez", responses=ALIVE)(read_livez)
+    get("/readyz", responses=ALIVE)(read_readyz)
     app.options("/", include_in_schema=False)(read_options)

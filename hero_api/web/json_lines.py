@@ -40,10 +40,10 @@ class JSONLinesRoute(APIRoute):
         return Match.NONE, {}
 
 
-def lines_of(model: str) -> dict[str, Any]:
+def lines_of(model: str, *examples: object) -> dict[str, Any]:
     """Return what the OpenAPI document says of a model a line; for OpenAPI 3.2 it is an array."""
     schema = {"type": "array", "items": {"$ref": f"#/components/schemas/{model}"}}
-    return {"content": {MEDIA_TYPE: {"schema": schema}}}
+    return {MEDIA_TYPE: {"schema": schema} | ({"example": [*examples]} if examples else {})}
 
 
 class JSONLines(Response):

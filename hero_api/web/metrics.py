@@ -4,12 +4,12 @@ It is counted in plain integers, and handed to prometheus-client when it is aske
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from hero_api.answers import METRICS
 from hero_api.batching import BatchQueues
 from hero_api.histogram import Histogram
 from hero_api.settings import Settings
@@ -78,7 +79,8 @@ def add_metrics(app: FastAPI) -> None:
     """Measure `app`, and add the handler that tells."""
     app.state.metrics = metrics = Metrics(app)
     app.add_middleware(RequestCountsMiddleware, counts=metrics.requests)
-    app.get("/metrics", tags=["operations"], response_class=PlainTextResponse)(read_metrics)
+    get = partial(app.get, tags=["operations"], responses=METRICS, response_class=Response)
+    get("/metrics")(read_metrics)
 
 
 def _of_requests(counts: RequestCounts) -> Iterator[Metric]:

@@ -1,0 +1,152 @@
+"""The service behind real proxies, as its documentation configures them."""
+
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+import hero_api.server
+from tests.server.test_proxies import program, proxying
+from tests.servers import serving
+
+README = Path(hero_api.server.__file__).with_name("README.md").read_text()
+HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+SOON = 30.0  # seconds: far more than a check takes
+
+NGINX = """
+daemon off; pid {directory}/nginx.pid; error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+"""
+CADDY = "{{ admin off\n auto_https off\n storage file_system {directory}\n }}\n"
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 30s
+    timeout client 30s
+    timeout server 30s
+"""
+# What comes around the README's configuration, and the command that takes the file.
+PROXIES = {
+    "nginx": (NGINX, "}}", ["-c"]),
+    "caddy": (CADDY, "", ["run", "--adapter", "caddyfile", "--config"]),
+    "haproxy": (HAPROXY, "", ["-db", "-f"]),
+}
+
+
+def documented(name: str) -> str:
+    """Return a proxy's configuration for a prefix, as the README has it, as a template."""
+    section = README.partition("\n### Under a prefix\n")[2]
+    [block] = re.findall(rf"```{name}\w*\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    template = block.replace("{", "{{").replace("}", "}}").replace("127.0.0.1:8000", "{upstream}")
+    for listens in ("listen 80", "bind :80"):
+        template = template.replace(listens, listens.split()[0] + " 127.0.0.1:{port}")
+    return str(template.replace(":80 {{", "http://127.0.0.1:{port} {{"))
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """A client of the service behind a proxy, which has it under `/api/`."""
+    name: str = request.param
+    before, after, arguments = PROXIES[name]
+    command = [program(name), *arguments]
+    template = before + documented(name) + after
+    with ExitStack() as stack:
+        directory = tmp_path_factory.mktemp(name)
+        server = stack.enter_context(serving(directory, options=["--root-path", "/api"]))
+        upstream = f"127.0.0.1:{server.port}"
+        port = stack.enter_context(proxying(template, upstream, *command))
+        url = f"http://127.0.0.1:{port}"
+        yield stack.enter_context(httpx.Client(base_url=url, trust_env=False))
+
+
+def test_a_created_hero_is_where_its_location_says(proxy: httpx.Client) -> None:
+    created = proxy.post("/api/heroes/", json=HERO)
+    assert proxy.get(created.headers["Location"]).json() == created.json()
+
+
+def test_following_the_links_meets_every_hero(proxy: httpx.Client) -> None:
+    for _ in range(3):
+        proxy.post("/api/heroes/", json=HERO)
+    total = int(proxy.get("/api/heroes/?limit=0&count=true").headers["X-Total-Count"])
+    page = proxy.get("/api/heroes/?limit=1")
+    met = len(page.json())
+    while "next" in page.links:
+        page = proxy.get(page.links["next"]["url"])
+        met += len(page.json())
+    assert met == total >= 3
+
+
+def test_a_post_without_the_slash_is_redirected_and_stored(proxy: httpx.Client) -> None:
+    headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.example"}
+    answer = proxy.post("/api/heroes", json=HERO, headers=headers)
+    assert (answer.status_code, answer.headers["Location"]) == (307, "/api/heroes/")
+    assert proxy.post("/api/heroes", json=HERO, follow_redirects=True).status_code == 200
+
+
+def test_the_documentation_finds_its_document(proxy: httpx.Client) -> None:
+    page = proxy.get("/api/docs").text
+    [url] = re.findall(r"url: '([^']+)'", page)
+    document = proxy.get(url).json()
+    assert document["servers"] == [{"url": "/api"}]
+    for asset in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+        assert proxy.get(asset).status_code == 200
+
+
+def test_a_clients_own_prefix_and_host_do_not_count(proxy: httpx.Client) -> None:
+    headers = {"X-Forwarded-Prefix": "//evil.example", "X-Forwarded-Host": "evil.example"}
+    answer = proxy.post("/api/heroes/", json=HERO, headers=headers)
+    assert answer.headers["Location"].startswith("/api/heroes/")
+
+
+@pytest.mark.parametrize("path", ["/api/livez", "/api/heroes/", "/api/docs", "/api/nothing"])
+def test_head_is_answered_as_get_is(proxy: httpx.Client, path: str) -> None:
+    head, get = proxy.head(path), proxy.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+
+
+@pytest.mark.parametrize("check", ["", "HEAD /livez", "GET /readyz", "OPTIONS /"])
+def test_haproxys_checks_find_the_service_up(tmp_path: Path, check: str) -> None:
+    template = f"""
+global
+    stats socket {tmp_path}/stats
+defaults
+    mode http
+    timeout connect 30s
+    timeout client 30s
+    timeout server 30s
+    timeout check 30s
+listen heroes
+    bind 127.0.0.1:{{port}}
+    option httpchk {check}
+    server one {{upstream}} check inter 20ms
+"""
+    command = [program("haproxy"), "-db", "-f"]
+    with (
+        serving(tmp_path) as server,
+        proxying(template, f"127.0.0.1:{server.port}", *command),
+    ):
+        deadline = time.monotonic() + SOON
+        while not (status := checked(tmp_path / "stats")).startswith("L7"):
+            assert time.monotonic() < deadline
+        assert status == "L7OK"
+
+
+def checked(stats: Path) -> str:
+    """Return what haproxy's last check of its one server found."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(stats))
+        connection.sendall(b"show stat -1 4 -1\n")
+        names, values = connection.makefile().read().strip().splitlines()
+    return dict(zip(names.split(","), values.split(","), strict=False))["check_status"]
