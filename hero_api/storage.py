@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapp
 from datetime import UTC, datetime
 from functools import cache, partial
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeGuard, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -34,12 +34,14 @@ from hero_api.database.statements import (
 from hero_api.database.verdicts import Concerns, judge
 from hero_api.errors import (
     DamagedRowError,
+    FaultError,
     LinesRefusedError,
     NotFoundError,
     RefusedError,
     RowLockedError,
     ServiceError,
     TakenError,
+    UnavailableError,
     UnfitError,
 )
 
@@ -289,16 +291,16 @@ class Storage(Generic[Create, Update]):
             results = await self._create_mixed(session, rows)
             await session.check()
         except Exception as error:
-            verdict = judge(error)
-            is_about_rows = verdict.concerns in {Concerns.ITEM, Concerns.STATEMENT}
-            if not is_about_rows or not await session.survives(error):
+            concerns, told, _ = judge(error)
+            is_about_rows = rows and concerns in {Concerns.ITEM, Concerns.STATEMENT}
+            if not is_about_rows or not _is_refusal(told) or not await session.survives(error):
                 raise
             await session.savepoint("ROLLBACK TO")
             await session.savepoint("RELEASE")
-            if verdict.concerns is Concerns.STATEMENT:
+            if concerns is Concerns.STATEMENT:
                 await self.create_many(session, [])  # which fails too where no row is to blame
-            if len(rows) == 1 and isinstance(verdict.told, ServiceError):
-                return [verdict.told]
+            if len(rows) == 1:
+                return [told]
             middle = len(rows) // 2
             first = await self.create_all(session, rows[:middle])
             return [*first, *await self.create_all(session, rows[middle:])]
@@ -540,6 +542,11 @@ def _changed(rows: Sequence[Any]) -> Sequence[Any]:
     if not all(is_changed for _, is_changed, *_ in rows):
         raise RefusedError
     return [(row_id, *rest) for row_id, _, *rest in rows]
+
+
+def _is_refusal(told: Exception) -> TypeGuard[ServiceError]:
+    """Say whether an error is about what was to be stored."""
+    return isinstance(told, ServiceError) and not isinstance(told, (FaultError, UnavailableError))
 
 
 def _chosen_id(row: BaseModel) -> int | None:

@@ -29,6 +29,7 @@ GIVEN = [
     ("TOKEN", "a token of the test", SecretStr("a token of the test")),
     ("GUARD", "writes", "writes"),
     ("TELEMETRY", "true", True),
+    ("ROOT_PATH", "/api", "/api"),
     ("CORS_ORIGINS", '["https://heroes.example"]', ["https://heroes.example"]),
 ]
 BAD = [

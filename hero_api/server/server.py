@@ -84,7 +84,7 @@ def _configure(app: FastAPI, options: dict[str, Any], *, access_log: bool) -> uv
         log_level="error",
         access_log=False,
         # Who asks is for the log; to look for it costs each request a microsecond.
-        proxy_headers=access_log or options["forwarded_allow_ips"] is not None,
+        proxy_headers=access_log or options.get("forwarded_allow_ips") is not None,
         server_header=False,
         timeout_graceful_shutdown=_CANCEL,
         **options,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
@@ -53,6 +54,7 @@ async def read_options() -> Response:
 
 def add_routes(app: FastAPI) -> None:
     """Add the handlers to `app`."""
-    app.get("/livez", tags=["operations"], responses=ALIVE)(read_livez)
-    app.get("/readyz", tags=["operations"], responses=ALIVE)(read_readyz)
+    get = partial(app.get, tags=["operations"])
+    get("/livez", responses=ALIVE)(read_livez)
+    get("/readyz", responses=ALIVE)(read_readyz)
     app.options("/", include_in_schema=False)(read_options)

@@ -4,6 +4,7 @@ It is counted in plain integers, and handed to prometheus-client when it is aske
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -80,9 +81,8 @@ def add_metrics(app: FastAPI) -> None:
     """Measure `app`, and add the handler that tells."""
     app.state.metrics = metrics = Metrics(app)
     app.add_middleware(RequestCountsMiddleware, counts=metrics.requests)
-    app.get("/metrics", tags=["operations"], responses=METRICS, response_class=Response)(
-        read_metrics
-    )
+    get = partial(app.get, tags=["operations"], responses=METRICS, response_class=Response)
+    get("/metrics")(read_metrics)
 
 
 def _of_requests(counts: RequestCounts) -> Iterator[Metric]:

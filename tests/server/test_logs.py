@@ -1,7 +1,9 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.servers import serving
 
@@ -29,3 +31,16 @@ def test_the_command_logs_no_request_by_default(tmp_path: Path) -> None:
         response = httpx.get(f"http://{server.host}:{server.port}/livez")
         assert "X-Request-ID" not in response.headers
         assert server.log.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "client"),
+    [((), "192.0.2.7"), (("--forwarded-allow-ips", "192.0.2.1"), "127.0.0.1")],
+)
+def test_a_line_names_the_client_that_a_trusted_proxy_names(
+    tmp_path: Path, options: Sequence[str], client: str
+) -> None:
+    with serving(tmp_path, options=["--access-log", *options]) as server:
+        url = f"http://{server.host}:{server.port}/livez"
+        httpx.get(url, headers={"X-Forwarded-For": "192.0.2.7"})
+        assert f" INFO {client} GET /livez 200 " in server.log.read_text()

@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -222,25 +222,6 @@ def test_it_serves_https(tmp_path: Path, certificate: Path) -> None:
 )
 def test_a_certificate_that_cannot_be_used_is_refused(options: list[str], reason: str) -> None:
     assert reason in refusal("--port", "0", *options)
-
-
-# What is logged
-
-
-@pytest.mark.parametrize(
-    ("options", "client"),
-    [((), "192.0.2.7:0"), (("--forwarded-allow-ips", "192.0.2.1"), "127.0.0.1:")],
-)
-def test_each_request_is_logged_where_it_is_wanted_with_the_client_that_a_trusted_proxy_names(
-    tmp_path: Path, options: Sequence[str], client: str
-) -> None:
-    with started(tmp_path, "--port", "0", "--log-level", "info", *options) as process:
-        port = int(announcement(process).rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port)) as wire:
-            assert answer(wire) == 200
-        [line] = end(process).splitlines()
-    assert client in line
-    assert line.endswith('"GET /livez HTTP/1.1" 200 OK')
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -52,7 +52,7 @@ def documented(name: str) -> str:
     )
     for listens in ("listen 80", "bind :80"):
         template = template.replace(listens, listens.split()[0] + " 127.0.0.1:{port}")
-    return template.replace(":80 {{", "http://127.0.0.1:{port} {{")
+    return str(template.replace(":80 {{", "http://127.0.0.1:{port} {{"))
 
 
 @pytest.fixture(scope="module", params=PROXIES)

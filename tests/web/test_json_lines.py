@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
 from hero_api.dependencies import get_read_session, get_write_session
+from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 from tests.clusters import connection_to, insert
@@ -124,6 +125,14 @@ async def test_what_no_line_is_to_blame_for_is_a_fault_of_the_service(
     assert "X-Request-ID" in answer.headers
 
 
+async def test_an_error_that_nobody_foresaw_is_no_matter_of_lines(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heroes, "create_many", {}.__getitem__)
+    with pytest.raises(TypeError):
+        await post(client, lines(GOOD, GOOD))
+
+
 @pytest.fixture
 def tight(settings: Settings) -> Settings:
     """Settings of a service that takes few lines, and small bodies of any other type."""
@@ -163,10 +172,10 @@ async def test_lines_are_stored_beside_single_creates(client: httpx.AsyncClient)
 
 
 async def test_all_heroes_are_listed_in_id_order(many: httpx.AsyncClient) -> None:
-    heroes = await listed(many)
-    assert [hero["age"] for hero in heroes] == [*range(MANY)]
+    found = await listed(many)
+    assert [hero["age"] for hero in found] == [*range(MANY)]
     page = await many.get("/heroes/", params={"limit": 2})
-    assert page.json() == heroes[:2]
+    assert page.json() == found[:2]
 
 
 async def test_no_heroes_are_no_lines(client: httpx.AsyncClient) -> None:
@@ -192,9 +201,9 @@ async def test_filters_count_and_a_limit_that_was_sent(
 
 
 async def test_it_goes_on_after_a_hero(many: httpx.AsyncClient) -> None:
-    heroes = await listed(many)
-    answer = await many.get("/heroes/", params={"after": heroes[3]["id"]}, headers=ACCEPT)
-    assert objects(answer) == heroes[4:]
+    found = await listed(many)
+    answer = await many.get("/heroes/", params={"after": found[3]["id"]}, headers=ACCEPT)
+    assert objects(answer) == found[4:]
 
 
 ASKED = {
