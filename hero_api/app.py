@@ -57,7 +57,14 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
+            expose_headers=[
+                "ETag",
+                "Link",
+                "Location",
+                "Retry-After",
+                "X-Request-ID",
+                "X-Total-Count",
+            ],
         )
     add_exception_handlers(app)
     documentation = app.routes[:]

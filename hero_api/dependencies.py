@@ -15,6 +15,7 @@ from fastapi.security import HTTPBearer
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.errors import UnauthorizedError
+from hero_api.etags import ANY, tags_in
 from hero_api.models import HeroPage
 
 
@@ -32,9 +33,18 @@ async def get_write_session(request: Request) -> ReadWriteSession:
     return session
 
 
+async def get_if_match(request: Request) -> frozenset[str] | None:
+    """Return the tags of which a hero must have one; None where any hero will do."""
+    values = request.headers.getlist("If-Match")
+    # One that is not there is a 404 with "*" too: a condition counts where there would be a 200.
+    tags = tags_in(values, weak=False) if values else {ANY}
+    return None if ANY in tags else frozenset(tags)
+
+
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
+IfMatch = Annotated[frozenset[str] | None, Depends(get_if_match)]
 PageQuery = Annotated[HeroPage, Query()]
 
 

@@ -34,6 +34,18 @@ class TakenError(ServiceError):
         super().__init__(f"There is a {noun} of id {row_id} already")
 
 
+class StaleError(ServiceError):
+    """A row is not, or no longer, what the client knows of it."""
+
+    status = 412
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(
+            f"The {noun} has another ETag than If-Match has; nothing was changed. "
+            "Read it before you try again"
+        )
+
+
 class RefusedError(ServiceError):
     """A constraint, a trigger or a right of the database refuses this change."""
 

@@ -7,11 +7,19 @@ from urllib.parse import urlencode
 from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
-from hero_api.dependencies import HeroId, PageQuery, ReadSession, TokenCheck, WriteSession
+from hero_api.dependencies import (
+    HeroId,
+    IfMatch,
+    PageQuery,
+    ReadSession,
+    TokenCheck,
+    WriteSession,
+)
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate, Problem
 from hero_api.settings import Settings
 from hero_api.web.fast_route import FastRoute
+from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 # How requests begin that are many and cheap, for the server: gets of one hero.
@@ -21,6 +29,10 @@ _NOT_FOUND: _Responses = {404: {"model": Problem, "description": "There is no he
 _CONFLICT: _Responses = {
     409: {"model": Problem, "description": "The id is taken, or a constraint refuses it"}
 }
+_STALE: _Responses = {
+    412: {"model": Problem, "description": "The hero has another ETag than `If-Match` has"}
+}
+_NOT_MODIFIED: _Responses = {304: {"description": "`If-None-Match` has the hero's ETag"}}
 
 
 class HeroJSON(Response):
@@ -32,7 +44,7 @@ class HeroJSON(Response):
 async def create_hero(hero: HeroCreate, session: WriteSession) -> Response:
     """Store a hero; an `id` that you chose is honoured while it is free."""
     created = await heroes.create(session, hero)
-    return HeroJSON(created.body, headers={"Location": f"/heroes/{created.id}"})
+    return TaggedJSON(created.body, headers={"Location": f"/heroes/{created.id}"})
 
 
 async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
@@ -48,18 +60,23 @@ async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
-    """Read one hero."""
-    return HeroJSON(await heroes.get(session, hero_id))
+    """Read one hero; 304 where `If-None-Match` has its `ETag`."""
+    return TaggedJSON(await heroes.get(session, hero_id))
 
 
-async def update_hero(hero_id: HeroId, hero: HeroUpdate, session: WriteSession) -> Response:
-    """Change the fields that you send, and no others; `"age": null` clears the age."""
-    return HeroJSON(await heroes.update(session, hero_id, hero))
+async def update_hero(
+    hero_id: HeroId, hero: HeroUpdate, if_match: IfMatch, session: WriteSession
+) -> Response:
+    """Change the fields that you send, and no others; `"age": null` clears the age.
+
+    With `If-Match`, only a hero that has that `ETag` still is changed.
+    """
+    return TaggedJSON(await heroes.update(session, hero_id, hero, if_match))
 
 
-async def delete_hero(hero_id: HeroId, session: WriteSession) -> Response:
-    """Delete one hero."""
-    await heroes.delete(session, hero_id)
+async def delete_hero(hero_id: HeroId, if_match: IfMatch, session: WriteSession) -> Response:
+    """Delete one hero; with `If-Match`, only one that has that `ETag` still."""
+    await heroes.delete(session, hero_id, if_match)
     return HeroJSON(Deleted().model_dump_json())
 
 
@@ -69,13 +86,14 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
     route_class = APIRoute if settings.telemetry else FastRoute
     add = partial(app.router.add_api_route, route_class_override=route_class, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
-    either = _NOT_FOUND | _CONFLICT
+    change = _NOT_FOUND | _CONFLICT | _STALE
 
     read = partial(add, dependencies=token if settings.guard == "all" else [])
-    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=_NOT_FOUND)
+    found = _NOT_FOUND | _NOT_MODIFIED
+    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=found)
     read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic])
 
     write = partial(add, dependencies=token)
     write(_HEROES, create_hero, methods=["POST"], response_model=HeroPublic, responses=_CONFLICT)
-    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=either)
-    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=either)
+    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=change)
+    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=change)

@@ -37,14 +37,17 @@ from hero_api.errors import (
     RefusedError,
     RowLockedError,
     ServiceError,
+    StaleError,
     TakenError,
     UnfitError,
 )
+from hero_api.etags import tag_of
 
 _DEEP = 10_000  # rows: a page that skips more of them is a scan
 _HAS_SEQUENCE = "SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'"
 _TYPES = "SELECT name, type FROM pragma_table_info(:table)"
 _DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
+_NONE = SQLModel()
 
 # Whatever writes waits in one queue: there is one writing connection, and one sync for a batch.
 WRITES = QueueSpec("write", writes=True)
@@ -69,11 +72,15 @@ class Created(NamedTuple):
     body: str
 
 
-class Patch(NamedTuple):
-    """The changes to one row: the fields that were sent."""
+class Change(NamedTuple):
+    """A change of one row: the fields that were sent, none where it is to be deleted.
+
+    Where there are `tags`, the row must have one of them before it.
+    """
 
     id: int
-    changes: BaseModel
+    fields: BaseModel
+    tags: Collection[str] | None
 
 
 class Storage(Generic[Create, Update]):
@@ -120,8 +127,8 @@ class Storage(Generic[Create, Update]):
         self._scan: Any = read(self.list_many, "scan", max_distinct=1)
         self._create: Any = write(self.create_many, "create")
         self._choose: Any = write(self.create_chosen, "create_chosen", self._touched_by_create)
-        self._update: Any = write(self.update_many, "update", self._touched_by_patch)
-        self._delete: Any = write(self.delete_many, "delete", self._touched_by_id)
+        self._update: Any = write(self.update_many, "update", self._touched_by_change)
+        self._delete: Any = write(self.delete_many, "delete", self._touched_by_change)
         self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
         self._check_writes: Any = batched(
             self.check_writes, WRITES, name=f"write_probe_{self._noun}", is_urgent=True
@@ -145,14 +152,25 @@ class Storage(Generic[Create, Update]):
         called: Awaitable[Created] = create(session, row)
         return called
 
-    def update(self, session: ReadWriteSession, row_id: int, changes: Update) -> Awaitable[str]:
-        """Change the fields that were sent, and return the row as a JSON object."""
-        called: Awaitable[str] = self._update(session, Patch(row_id, changes))
+    def update(
+        self,
+        session: ReadWriteSession,
+        row_id: int,
+        changes: Update,
+        tags: Collection[str] | None = None,
+    ) -> Awaitable[str]:
+        """Change the fields that were sent, and return the row as a JSON object.
+
+        Where there are `tags`, only a row whose JSON has one of them is changed.
+        """
+        called: Awaitable[str] = self._update(session, Change(row_id, changes, tags))
         return called
 
-    def delete(self, session: ReadWriteSession, row_id: int) -> Awaitable[None]:
-        """Delete one row."""
-        called: Awaitable[None] = self._delete(session, row_id)
+    def delete(
+        self, session: ReadWriteSession, row_id: int, tags: Collection[str] | None = None
+    ) -> Awaitable[None]:
+        """Delete one row; where there are `tags`, only one whose JSON has one of them."""
+        called: Awaitable[None] = self._delete(session, Change(row_id, _NONE, tags))
         return called
 
     def check(self, reads: ReadOnlySession, writes: ReadWriteSession) -> list[Awaitable[None]]:
@@ -245,17 +263,21 @@ class Storage(Generic[Create, Update]):
         ]
 
     async def update_many(
-        self, session: ReadWriteSession, patches: Sequence[Patch]
+        self, session: ReadWriteSession, changes: Sequence[Change]
     ) -> Sequence[str | ServiceError]:
-        """Change the fields that were sent; patches to one row apply one after the other."""
+        """Change the fields that were sent; changes of one row apply one after the other."""
         statements = await self._statements(session)
         results: dict[int, str | ServiceError] = {}
-        pending = dict(enumerate(patches))
+        pending = dict(enumerate(changes))
         while True:
-            # A statement changes a row once: the second patch to it goes into a second statement.
-            turn = {patch.id: place for place, patch in reversed(pending.items())}
+            refused = await self._refused(session, pending)
+            results |= refused
+            for place in refused:
+                del pending[place]
+            # A statement changes a row once: the second change of it goes into a second statement.
+            turn = {change.id: place for place, change in reversed(pending.items())}
             items = _array(
-                _with_id(row_id, self._dump(pending[place].changes, only_sent=True))
+                _with_id(row_id, self._dump(pending[place].fields, only_sent=True))
                 for row_id, place in turn.items()
             )
             parameters = {"items": items, "ids": statements.ids(turn)}
@@ -266,21 +288,26 @@ class Storage(Generic[Create, Update]):
                 results[place] = bodies.get(row_id) or errors[row_id]
                 del pending[place]
             if not pending:
-                return [results[place] for place in range(len(patches))]
+                return [results[place] for place in range(len(changes))]
 
     async def delete_many(
-        self, session: ReadWriteSession, ids: Sequence[int]
+        self, session: ReadWriteSession, changes: Sequence[Change]
     ) -> Sequence[ServiceError | None]:
         """Delete rows by id; of two deletes of one row, one succeeds."""
         statements = await self._statements(session)
+        refused = await self._refused(session, dict(enumerate(changes)))
+        ids = [change.id for place, change in enumerate(changes) if place not in refused]
         rows = await fetch(session, statements.delete, {"ids": statements.ids(ids)})
         deleted = {row_id for (row_id,) in _changed(rows)}
         errors = await self._errors(session, set(ids) - deleted)
         results: list[ServiceError | None] = []
-        for row_id in ids:
-            why_not = errors.get(row_id) or NotFoundError(self._noun)
-            results.append(None if row_id in deleted else why_not)
-            deleted.discard(row_id)
+        for place, change in enumerate(changes):
+            if place not in refused and change.id in deleted:
+                results.append(None)
+                deleted.discard(change.id)
+            else:
+                why_not = refused.get(place) or errors.get(change.id)
+                results.append(why_not or NotFoundError(self._noun))
         return results
 
     async def check_reads(
@@ -307,8 +334,7 @@ class Storage(Generic[Create, Update]):
             return
         creates = [item for item in items if isinstance(item, BaseModel)]
         chosen = [row_id for row_id in map(_chosen_id, creates) if row_id is not None]
-        ids = [item.id if isinstance(item, Patch) else item for item in items if item is not None]
-        ids = [*(each for each in ids if isinstance(each, int)), *chosen]
+        ids = [*(item.id for item in items if isinstance(item, Change)), *chosen]
         statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
         await fetch(session, statement, {"ids": statements.ids(ids)})
 
@@ -362,6 +388,40 @@ class Storage(Generic[Create, Update]):
         statements = await self._statements(session)
         rows = await fetch(session, statements.exist, {"ids": statements.ids(ids)})
         return {row_id for (row_id,) in rows}
+
+    async def _refused(
+        self, session: ReadWriteSession, changes: Mapping[int, Change]
+    ) -> dict[int, ServiceError]:
+        """Say why changes that expect a tag are refused, by their places.
+
+        The rows of the others are locked then, and nobody else changes them before COMMIT.
+        """
+        tagged = {place: each for place, each in changes.items() if each.tags is not None}
+        if not tagged:
+            return {}
+        ids = {change.id for change in tagged.values()}
+        statements = await self._statements(session)
+        if isinstance(statements, PostgreSQLStatements):
+            lock = statements.lock(chosen=None, wait=False)
+            rows = await fetch(session, lock, {"ids": statements.ids(ids)})
+            locked = {row_id for (row_id,) in rows}
+        else:
+            # It takes the file's one lock, which a session that a test put in may not have yet.
+            await fetch(session, statements.probe, {})
+            locked = ids
+        bodies = await self._read(session, ids)
+        refused: dict[int, ServiceError] = {}
+        for place, (row_id, _, tags) in tagged.items():
+            body = bodies.get(row_id)
+            if row_id not in bodies:
+                refused[place] = NotFoundError(self._noun)
+            elif row_id not in locked:
+                refused[place] = RowLockedError()
+            elif body is None:
+                refused[place] = DamagedRowError()
+            elif tag_of(body) not in (tags or ()):
+                refused[place] = StaleError(self._noun)
+        return refused
 
     async def _errors(
         self, session: ReadOnlySession, ids: Collection[int]
@@ -428,11 +488,8 @@ class Storage(Generic[Create, Update]):
     def _touched_by_create(self, row: BaseModel) -> object:
         return self._noun, _chosen_id(row)
 
-    def _touched_by_patch(self, patch: Patch) -> object:
-        return self._noun, patch.id
-
-    def _touched_by_id(self, row_id: int) -> object:
-        return self._noun, row_id
+    def _touched_by_change(self, change: Change) -> object:
+        return self._noun, change.id
 
 
 def _changed(rows: Sequence[Any]) -> Sequence[Any]:
