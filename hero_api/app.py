@@ -59,6 +59,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=[
                 "ETag",
+                "Idempotent-Replayed",
                 "Link",
                 "Location",
                 "Retry-After",

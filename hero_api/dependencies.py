@@ -14,9 +14,11 @@ from fastapi.security import HTTPBearer
 
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
-from hero_api.errors import UnauthorizedError
+from hero_api.errors import UnauthorizedError, UnfitKeyError
 from hero_api.etags import ANY, tags_in
 from hero_api.models import HeroPage
+
+MAX_KEY = 255  # characters
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`
@@ -41,10 +43,21 @@ async def get_if_match(request: Request) -> frozenset[str] | None:
     return None if ANY in tags else frozenset(tags)
 
 
+async def get_idempotency_key(request: Request) -> str | None:
+    """Return the key under which a hero is to be stored once; None where there is none."""
+    values = request.headers.getlist("Idempotency-Key")
+    if not values:
+        return None
+    if len(values) > 1 or not 1 <= len(values[0]) <= MAX_KEY:
+        raise UnfitKeyError
+    return values[0]
+
+
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
 IfMatch = Annotated[frozenset[str] | None, Depends(get_if_match)]
+IdempotencyKey = Annotated[str | None, Depends(get_idempotency_key)]
 PageQuery = Annotated[HeroPage, Query()]
 
 

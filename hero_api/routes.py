@@ -8,7 +8,9 @@ from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
 from hero_api.dependencies import (
+    MAX_KEY,
     HeroId,
+    IdempotencyKey,
     IfMatch,
     PageQuery,
     ReadSession,
@@ -29,10 +31,26 @@ _NOT_FOUND: _Responses = {404: {"model": Problem, "description": "There is no he
 _CONFLICT: _Responses = {
     409: {"model": Problem, "description": "The id is taken, or a constraint refuses it"}
 }
+_GONE: _Responses = {
+    410: {"model": Problem, "description": "The hero of this `Idempotency-Key` was deleted"}
+}
 _STALE: _Responses = {
     412: {"model": Problem, "description": "The hero has another ETag than `If-Match` has"}
 }
 _NOT_MODIFIED: _Responses = {304: {"description": "`If-None-Match` has the hero's ETag"}}
+
+
+def _takes(header: str, description: str, **bounds: int) -> dict[str, Any]:
+    """Return what the OpenAPI document says of a header that a dependency of the request reads."""
+    about = {"name": header, "in": "header", "schema": {"type": "string", **bounds}}
+    return {"parameters": [about | {"description": description}]}
+
+
+_IF_NONE_MATCH = _takes("If-None-Match", "ETags of which the answer is known")
+_IF_MATCH = _takes("If-Match", "ETags of which the hero must have one")
+_KEY = _takes(
+    "Idempotency-Key", "under which the hero is stored once", minLength=1, maxLength=MAX_KEY
+)
 
 
 class HeroJSON(Response):
@@ -41,10 +59,16 @@ class HeroJSON(Response):
     media_type = "application/json"
 
 
-async def create_hero(hero: HeroCreate, session: WriteSession) -> Response:
-    """Store a hero; an `id` that you chose is honoured while it is free."""
-    created = await heroes.create(session, hero)
-    return TaggedJSON(created.body, headers={"Location": f"/heroes/{created.id}"})
+async def create_hero(
+    hero: HeroCreate, idempotency_key: IdempotencyKey, session: WriteSession
+) -> Response:
+    """Store a hero; an `id` that you chose is honoured while it is free.
+
+    With an `Idempotency-Key` it is stored once, however often you send it.
+    """
+    created = await heroes.create(session, hero, idempotency_key)
+    replayed = {"Idempotent-Replayed": "true"} if created.is_replay else {}
+    return TaggedJSON(created.body, headers={"Location": f"/heroes/{created.id}"} | replayed)
 
 
 async def read_heroes(page: PageQuery, session: ReadSession) -> Response:
@@ -86,14 +110,29 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
     route_class = APIRoute if settings.telemetry else FastRoute
     add = partial(app.router.add_api_route, route_class_override=route_class, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
-    change = _NOT_FOUND | _CONFLICT | _STALE
 
     read = partial(add, dependencies=token if settings.guard == "all" else [])
-    found = _NOT_FOUND | _NOT_MODIFIED
-    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=found)
+    read(
+        _HERO,
+        read_hero,
+        methods=["GET"],
+        response_model=HeroPublic,
+        responses=_NOT_FOUND | _NOT_MODIFIED,
+        openapi_extra=_IF_NONE_MATCH,
+    )
     read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic])
 
     write = partial(add, dependencies=token)
-    write(_HEROES, create_hero, methods=["POST"], response_model=HeroPublic, responses=_CONFLICT)
-    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=change)
-    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=change)
+    write(
+        _HEROES,
+        create_hero,
+        methods=["POST"],
+        response_model=HeroPublic,
+        responses=_CONFLICT | _GONE,
+        openapi_extra=_KEY,
+    )
+    change = partial(
+        write, _HERO, responses=_NOT_FOUND | _CONFLICT | _STALE, openapi_extra=_IF_MATCH
+    )
+    change(update_hero, methods=["PATCH"], response_model=HeroPublic)
+    change(delete_hero, methods=["DELETE"], response_model=Deleted)

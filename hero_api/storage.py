@@ -1,9 +1,11 @@
 """What can be done with the rows of a table: batch functions, and the calls that batch them."""
 
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from operator import attrgetter
+from time import time
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,6 +15,7 @@ from sqlmodel import SQLModel
 
 from hero_api.batching import QueueSpec, batched
 from hero_api.database.columns import RENDERED, Kind, kind_of
+from hero_api.database.keys import KEPT, KEY_STATEMENTS, KEYS, KeyStatements
 from hero_api.database.pages import Page
 from hero_api.database.postgresql.statements import PostgreSQLStatements
 from hero_api.database.sessions import (
@@ -33,6 +36,9 @@ from hero_api.database.statements import (
 from hero_api.database.verdicts import Concerns, judge
 from hero_api.errors import (
     DamagedRowError,
+    DeletedSinceError,
+    KeyReusedError,
+    NoKeysError,
     NotFoundError,
     RefusedError,
     RowLockedError,
@@ -48,6 +54,7 @@ _HAS_SEQUENCE = "SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequenc
 _TYPES = "SELECT name, type FROM pragma_table_info(:table)"
 _DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
 _NONE = SQLModel()
+_DAY = 86_400.0
 
 # Whatever writes waits in one queue: there is one writing connection, and one sync for a batch.
 WRITES = QueueSpec("write", writes=True)
@@ -66,10 +73,18 @@ class Listed(NamedTuple):
 
 
 class Created(NamedTuple):
-    """A row that was stored: its id, and the row as a JSON object."""
+    """A row that was stored, now or before under the same key: its id, and its JSON object then."""
 
     id: int
     body: str
+    is_replay: bool = False
+
+
+class Keyed(NamedTuple):
+    """A row that is stored once, however often it is sent with this key."""
+
+    key: str
+    row: BaseModel
 
 
 class Change(NamedTuple):
@@ -127,6 +142,11 @@ class Storage(Generic[Create, Update]):
         self._scan: Any = read(self.list_many, "scan", max_distinct=1)
         self._create: Any = write(self.create_many, "create")
         self._choose: Any = write(self.create_chosen, "create_chosen", self._touched_by_create)
+        once, chosen_once = (
+            partial(self.create_keyed, create) for create in (self.create_many, self.create_chosen)
+        )
+        self._create_once: Any = write(once, "create_once", self._touched_by_keyed)
+        self._choose_once: Any = write(chosen_once, "choose_once", self._touched_by_keyed)
         self._update: Any = write(self.update_many, "update", self._touched_by_change)
         self._delete: Any = write(self.delete_many, "delete", self._touched_by_change)
         self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
@@ -146,10 +166,20 @@ class Storage(Generic[Create, Update]):
         called: Awaitable[Listed] = (self._scan if costly else self._list)(session, page)
         return called
 
-    def create(self, session: ReadWriteSession, row: Create) -> Awaitable[Created]:
-        """Store a row; an `id` that the client chose is honoured while it is free."""
-        create = self._create if _chosen_id(row) is None else self._choose
-        called: Awaitable[Created] = create(session, row)
+    def create(
+        self, session: ReadWriteSession, row: Create, key: str | None = None
+    ) -> Awaitable[Created]:
+        """Store a row; an `id` that the client chose is honoured while it is free.
+
+        A row that has a key is stored once, and answered the same again.
+        """
+        is_drawn = _chosen_id(row) is None
+        called: Awaitable[Created]
+        if key is None:
+            called = (self._create if is_drawn else self._choose)(session, row)
+        else:
+            once = self._create_once if is_drawn else self._choose_once
+            called = once(session, Keyed(key, row))
         return called
 
     def update(
@@ -262,6 +292,56 @@ class Storage(Generic[Create, Update]):
             for place, row_id in enumerate(ids)
         ]
 
+    async def create_keyed(
+        self,
+        create: Callable[..., Awaitable[Sequence[Created | ServiceError]]],
+        session: ReadWriteSession,
+        items: Sequence[Keyed],
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows by `create`, with their keys; what was stored under a key is answered again.
+
+        A row that is refused leaves no key.
+        """
+        keys = await self._keys(session)
+        if keys is None:
+            return [NoKeysError() for _ in items]
+        names = {"noun": self._noun, "keys": json.dumps(sorted({item.key for item in items}))}
+        busy = {key for (key,) in await fetch(session, keys.lock, names)} if keys.lock else set()
+        now = int(time())
+        oldest = now - int(session.info.get(KEPT, _DAY))
+        await fetch(session, keys.expire, {"oldest": oldest, "bite": 2 * len(items)})
+        found = await fetch(session, keys.find, names)
+        existing = await self._existing(session, {row_id for _, _, row_id, _ in found})
+        known: dict[str, tuple[str, Created | ServiceError]] = {
+            key: (fingerprint, Created(row_id, body, is_replay=True))
+            if body is not None and row_id in existing
+            else (fingerprint, DeletedSinceError(self._noun))
+            for key, fingerprint, row_id, body in found
+        }
+        fingerprints = [tag_of(self._dump(item.row, only_sent=True)) for item in items]
+        known |= {key: ("", RowLockedError()) for key in busy}
+        new: dict[str, int] = {}
+        for place, item in enumerate(items):
+            if item.key not in known:
+                new.setdefault(item.key, place)
+        created = await create(session, [items[place].row for place in new.values()])
+        rows = []
+        for (key, place), result in zip(new.items(), created, strict=True):
+            known[key] = fingerprints[place], result
+            if isinstance(result, Created):
+                row = {"key": key, "fingerprint": fingerprints[place]}
+                rows.append(row | {"row_id": result.id, "answer": result.body})
+        stored = {"noun": self._noun, "now": now, "items": json.dumps(rows)}
+        await fetch(session, keys.store, stored)
+        results: list[Created | ServiceError] = []
+        for place, (key, _) in enumerate(items):
+            fingerprint, result = known[key]
+            if isinstance(result, Created) and new.get(key) != place:
+                is_same = fingerprint == fingerprints[place]
+                result = result._replace(is_replay=True) if is_same else KeyReusedError()
+            results.append(result)
+        return results
+
     async def update_many(
         self, session: ReadWriteSession, changes: Sequence[Change]
     ) -> Sequence[str | ServiceError]:
@@ -299,6 +379,10 @@ class Storage(Generic[Create, Update]):
         ids = [change.id for place, change in enumerate(changes) if place not in refused]
         rows = await fetch(session, statements.delete, {"ids": statements.ids(ids)})
         deleted = {row_id for (row_id,) in _changed(rows)}
+        keys = await self._keys(session) if deleted else None
+        if keys:
+            gone = {"noun": self._noun, "ids": statements.ids(deleted)}
+            await fetch(session, keys.forget, gone)
         errors = await self._errors(session, set(ids) - deleted)
         results: list[ServiceError | None] = []
         for place, change in enumerate(changes):
@@ -332,7 +416,13 @@ class Storage(Generic[Create, Update]):
         statements = await self._statements(session)
         if not isinstance(statements, PostgreSQLStatements):
             return
-        creates = [item for item in items if isinstance(item, BaseModel)]
+        keys = KEY_STATEMENTS["postgresql"]
+        names = sorted({item.key for item in items if isinstance(item, Keyed)})
+        if names and wait:
+            # Before what others need: nobody else is to wait with this one.
+            await fetch(session, keys.wait, {"keys": json.dumps(names)})
+        creates = [item.row if isinstance(item, Keyed) else item for item in items]
+        creates = [row for row in creates if isinstance(row, BaseModel)]
         chosen = [row_id for row_id in map(_chosen_id, creates) if row_id is not None]
         ids = [*(item.id for item in items if isinstance(item, Change)), *chosen]
         statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
@@ -344,6 +434,15 @@ class Storage(Generic[Create, Update]):
         if self not in known:
             known[self] = await self._build(session)
         return known[self]
+
+    async def _keys(self, session: ReadOnlySession) -> KeyStatements | None:
+        """Return the statements for keys, where the session's database has their table."""
+        known: dict[object, KeyStatements | None] = session.info.get(STATEMENTS, {})
+        if KEYS not in known:
+            keys = KEY_STATEMENTS[session.get_bind().dialect.name]
+            [(exist,)] = await fetch(session, keys.exist, {})
+            known[KEYS] = keys if exist else None
+        return known[KEYS]
 
     async def _build(self, session: ReadOnlySession) -> Statements:
         if session.get_bind().dialect.name == "postgresql":
@@ -487,6 +586,9 @@ class Storage(Generic[Create, Update]):
 
     def _touched_by_create(self, row: BaseModel) -> object:
         return self._noun, _chosen_id(row)
+
+    def _touched_by_keyed(self, item: Keyed) -> object:
+        return self._noun, item.key
 
     def _touched_by_change(self, change: Change) -> object:
         return self._noun, change.id

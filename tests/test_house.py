@@ -35,6 +35,7 @@ FLOORS = [
     },
     {"database", "database.sqlite", "database.postgresql", "commands", "server", "web"},
     {"database.urls", "database.pages", "database.verdicts", "database.columns"},
+    {"database.keys"},
     {"settings", "models", "database.schema", "database.transfer", "commands.progress"},
     {"database.statements"},
     {"database.sqlite.file", "database.sqlite.statements"},

@@ -27,6 +27,7 @@ GIVEN = [
     ("CLIENT_TIMEOUT", "2.5", 2.5),
     ("TOKEN", "a token of the test", SecretStr("a token of the test")),
     ("GUARD", "writes", "writes"),
+    ("IDEMPOTENCY_HOURS", "0.5", 0.5),
     ("TELEMETRY", "true", True),
     ("CORS_ORIGINS", '["https://heroes.example"]', ["https://heroes.example"]),
 ]
@@ -61,6 +62,7 @@ BAD = [
     ("MAX_BODY_SIZE", "1"),
     ("MAX_BODY_SIZE", "256 KiB"),
     ("CLIENT_TIMEOUT", "0"),
+    ("IDEMPOTENCY_HOURS", "0"),
     ("TOKEN", "short"),
     ("TOKEN", " " * 20),
     ("TOKEN", "a token of the test\n"),
