@@ -1,13 +1,16 @@
-"""What the OpenAPI document says of the answers: their headers, and an example of each."""
+"""What the OpenAPI document says of answers, with an example of each, and of some headers."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from hero_api.dependencies import MAX_KEY
 from hero_api.errors import (
     ContentCodingError,
+    DeletedSinceError,
     NoRoomError,
     NotFoundError,
     OverloadedError,
+    StaleError,
     TakenError,
     UnauthorizedError,
 )
@@ -17,11 +20,15 @@ from hero_api.web.json_lines import lines_of
 Answers = dict[int | str, dict[str, Any]]
 
 
-def answer(example: object, lines: Mapping[str, Any] | None = None, **headers: str) -> Answers:
-    """Describe a 200, which may be `lines` too; `headers` say what each is, in snake case."""
+def answer(
+    example: object,
+    headers: Mapping[str, str] | None = None,
+    lines: Mapping[str, Any] | None = None,
+) -> Answers:
+    """Describe a 200, which may be `lines` too; `headers` say what each is."""
     described = {
-        name.title().replace("_", "-"): {"description": description, "schema": {"type": "string"}}
-        for name, description in headers.items()
+        name: {"description": description, "schema": {"type": "string"}}
+        for name, description in (headers or {}).items()
     }
     content = {"application/json": {"example": example}, **(lines or {})}
     return {200: {"content": content, "headers": described}}
@@ -39,15 +46,19 @@ _UNKNOWN = {
     "msg": "There is no such parameter: the known ones are offset, limit, after",
 }
 
-HERO = answer(_HERO)
+_ETAG = {"ETag": "A hash of the hero, for `If-None-Match` and `If-Match`"}
+_CREATED = {
+    "Location": "Where the hero is",
+    "Idempotent-Replayed": "`true` where this `Idempotency-Key` was answered before",
+}
+_PAGE = {
+    "Link": "The next page, where there is one: its URL, and `rel=next`",
+    "X-Total-Count": "How many heroes the filters match, where `count` is true",
+}
 _LINES = lines_of("HeroPublic", _HERO)
-CREATED = answer(_HERO, _LINES, location="Where the hero is")
-PAGE = answer(
-    [_HERO],
-    _LINES,
-    link="The next page, where there is one: its URL, and `rel=next`",
-    x_total_count="How many heroes the filters match, where `count` is true",
-)
+HERO = answer(_HERO, _ETAG)
+CREATED = answer(_HERO, _ETAG | _CREATED, _LINES)
+PAGE = answer([_HERO], _PAGE, _LINES)
 DELETED = answer({"ok": True})
 ALIVE = answer({"status": "ok"})
 _SAMPLE = {"schema": {"type": "string"}, "example": 'hero_api_queue_waiting{queue="write"} 0.0\n'}
@@ -57,6 +68,11 @@ NOT_FOUND = _refusal(404, "There is no hero of that id", NotFoundError("hero").d
 CONFLICT = _refusal(
     409, "The id is taken, or a constraint refuses it", TakenError("hero", 1).detail
 )
+GONE = _refusal(
+    410, "The hero of this `Idempotency-Key` was deleted", DeletedSinceError("hero").detail
+)
+STALE = _refusal(412, "The hero has another ETag than `If-Match` has", StaleError("hero").detail)
+NOT_MODIFIED: Answers = {304: {"description": "`If-None-Match` has the hero's ETag"}}
 UNAUTHORIZED = _refusal(401, "The token is missing or wrong", UnauthorizedError().detail)
 EVERYWHERE = (
     _refusal(400, "The body cannot be parsed", "There was an error parsing the body")
@@ -72,4 +88,17 @@ EVERYWHERE = (
         OverloadedError().detail,
     )
     | _refusal(507, "The database has no room left", NoRoomError().detail)
+)
+
+
+def _header(header: str, description: str, **bounds: int) -> dict[str, Any]:
+    """Return what the OpenAPI document says of a header that a dependency of the request reads."""
+    about = {"name": header, "in": "header", "schema": {"type": "string", **bounds}}
+    return {"parameters": [about | {"description": description}]}
+
+
+IF_NONE_MATCH = _header("If-None-Match", "ETags of which the answer is known")
+IF_MATCH = _header("If-Match", "ETags of which the hero must have one")
+KEY = _header(
+    "Idempotency-Key", "under which the hero is stored once", minLength=1, maxLength=MAX_KEY
 )

@@ -67,7 +67,15 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["Link", "Location", "Retry-After", "X-Request-ID", "X-Total-Count"],
+            expose_headers=[
+                "ETag",
+                "Idempotent-Replayed",
+                "Link",
+                "Location",
+                "Retry-After",
+                "X-Request-ID",
+                "X-Total-Count",
+            ],
         )
     app.router.default = RedirectSlashes(app.router.default)
     app.router.redirect_slashes = False

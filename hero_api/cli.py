@@ -141,12 +141,13 @@ def check() -> None:
 def upgrade() -> None:
     """Add to the database's table what the service's own has got since; stop the service first."""
     from hero_api.commands.upgrade import upgrade as add
+    from hero_api.database.keys import KEYS
     from hero_api.database.urls import shown
     from hero_api.heroes import heroes
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    lines = add(settings, [heroes.table])
+    lines = add(settings, [heroes.table, KEYS])
     for line in lines:
         typer.echo(line)
     typer.echo(f"{shown(settings.url)} has all that the service needs")

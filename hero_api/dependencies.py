@@ -15,7 +15,8 @@ from fastapi.security import HTTPBearer
 
 from hero_api.database.pages import Number
 from hero_api.database.sessions import Database, ReadOnlySession, ReadWriteSession
-from hero_api.errors import NotRunningError, UnauthorizedError
+from hero_api.errors import NotRunningError, UnauthorizedError, UnfitKeyError
+from hero_api.etags import ANY, tags_in
 from hero_api.models import HeroCreate, HeroPage
 from hero_api.web.json_lines import read_body
 from hero_api.web.prefix import prefix_of
@@ -28,6 +29,9 @@ def get_database(request: Request) -> Database:
     except AttributeError:
         raise NotRunningError from None
     return database
+
+
+MAX_KEY = 255  # characters
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`
@@ -52,10 +56,30 @@ async def read_hero_lines(request: Request) -> Mapping[int, HeroCreate]:
     return await read_body(request, HeroCreate, request.app.state.settings.max_lines)
 
 
+async def get_if_match(request: Request) -> frozenset[str] | None:
+    """Return the tags of which a hero must have one; None where any hero will do."""
+    values = request.headers.getlist("If-Match")
+    # One that is not there is a 404 with "*" too: a condition counts where there would be a 200.
+    tags = tags_in(values, weak=False) if values else {ANY}
+    return None if ANY in tags else frozenset(tags)
+
+
+async def get_idempotency_key(request: Request) -> str | None:
+    """Return the key under which a hero is to be stored once; None where there is none."""
+    values = request.headers.getlist("Idempotency-Key")
+    if not values:
+        return None
+    if len(values) > 1 or not 1 <= len(values[0]) <= MAX_KEY:
+        raise UnfitKeyError
+    return values[0]
+
+
 ReadSession = Annotated[ReadOnlySession, Depends(get_read_session)]
 WriteSession = Annotated[ReadWriteSession, Depends(get_write_session)]
 HeroId = Annotated[Number, Path()]
 Prefix = Annotated[str, Depends(get_prefix)]
+IfMatch = Annotated[frozenset[str] | None, Depends(get_if_match)]
+IdempotencyKey = Annotated[str | None, Depends(get_idempotency_key)]
 PageQuery = Annotated[HeroPage, Query()]
 HeroLines = Annotated[Mapping[int, HeroCreate], Depends(read_hero_lines)]
 

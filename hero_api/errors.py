@@ -37,6 +37,45 @@ class TakenError(ServiceError):
         super().__init__(f"There is a {noun} of id {row_id} already")
 
 
+class StaleError(ServiceError):
+    """A row is not, or no longer, what the client knows of it."""
+
+    status = 412
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(
+            f"The {noun} has another ETag than If-Match has; nothing was changed. "
+            "Read it before you try again"
+        )
+
+
+class UnfitKeyError(ServiceError):
+    """What came as an Idempotency-Key is none."""
+
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("An Idempotency-Key is one header of 1 to 255 characters")
+
+
+class KeyReusedError(ServiceError):
+    """The key was sent before, with another body."""
+
+    status = 422
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key came with another body before; nothing was changed")
+
+
+class DeletedSinceError(ServiceError):
+    """What was stored under the key was deleted since, and the answer with it."""
+
+    status = 410
+
+    def __init__(self, noun: str) -> None:
+        super().__init__(f"The {noun} of this Idempotency-Key was created, and deleted since")
+
+
 class RefusedError(ServiceError):
     """A constraint, a trigger or a right of the database refuses this change."""
 
@@ -98,6 +137,16 @@ class NotRunningError(FaultError):
         super().__init__(detail, detail)
 
 
+class NoKeysError(FaultError):
+    """The database has no table for keys; the start has said why."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database cannot keep an Idempotency-Key; nothing was changed",
+            "there is no table for idempotency keys: run `hero-api upgrade`, and start again",
+        )
+
+
 class DamagedRowError(FaultError):
     """A row holds what cannot be answered, such as a BLOB for a name."""
 
@@ -143,7 +192,8 @@ class OutcomeUnknownError(UnavailableError):
     def __init__(self) -> None:
         super().__init__(
             "The database did not answer in time, or failed, while it stored the change; "
-            "whether it was stored is unknown. Read it before you try again"
+            "whether it was stored is unknown. Read it before you try again; "
+            "what was sent with an Idempotency-Key can be sent again with it"
         )
 
 

@@ -6,10 +6,25 @@ from urllib.parse import urlencode
 from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 
-from hero_api.answers import CONFLICT, CREATED, DELETED, HERO, NOT_FOUND, PAGE
+from hero_api.answers import (
+    CONFLICT,
+    CREATED,
+    DELETED,
+    GONE,
+    HERO,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    KEY,
+    NOT_FOUND,
+    NOT_MODIFIED,
+    PAGE,
+    STALE,
+)
 from hero_api.dependencies import (
     HeroId,
     HeroLines,
+    IdempotencyKey,
+    IfMatch,
     PageQuery,
     Prefix,
     ReadSession,
@@ -21,6 +36,7 @@ from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
 from hero_api.web.fast_route import FastRoute
 from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
+from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 
@@ -31,10 +47,18 @@ class HeroJSON(Response):
     media_type = "application/json"
 
 
-async def create_hero(hero: HeroCreate, session: WriteSession, prefix: Prefix) -> Response:
-    """Store a hero; an `id` that you chose is honoured while it is free."""
-    created = await heroes.create(session, hero)
-    return HeroJSON(created.body, headers={"Location": f"{prefix}/heroes/{created.id}"})
+async def create_hero(
+    hero: HeroCreate, idempotency_key: IdempotencyKey, session: WriteSession, prefix: Prefix
+) -> Response:
+    """Store a hero; an `id` that you chose is honoured while it is free.
+
+    With an `Idempotency-Key` it is stored once, however often you send it.
+    """
+    created = await heroes.create(session, hero, idempotency_key)
+    replayed = {"Idempotent-Replayed": "true"} if created.is_replay else {}
+    return TaggedJSON(
+        created.body, headers={"Location": f"{prefix}/heroes/{created.id}"} | replayed
+    )
 
 
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
@@ -61,18 +85,23 @@ async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
-    """Read one hero."""
-    return HeroJSON(await heroes.get(session, hero_id))
+    """Read one hero; 304 where `If-None-Match` has its `ETag`."""
+    return TaggedJSON(await heroes.get(session, hero_id))
 
 
-async def update_hero(hero_id: HeroId, hero: HeroUpdate, session: WriteSession) -> Response:
-    """Change the fields that you send, and no others; `"age": null` clears the age."""
-    return HeroJSON(await heroes.update(session, hero_id, hero))
+async def update_hero(
+    hero_id: HeroId, hero: HeroUpdate, if_match: IfMatch, session: WriteSession
+) -> Response:
+    """Change the fields that you send, and no others; `"age": null` clears the age.
+
+    With `If-Match`, only a hero that has that `ETag` still is changed.
+    """
+    return TaggedJSON(await heroes.update(session, hero_id, hero, if_match))
 
 
-async def delete_hero(hero_id: HeroId, session: WriteSession) -> Response:
-    """Delete one hero."""
-    await heroes.delete(session, hero_id)
+async def delete_hero(hero_id: HeroId, if_match: IfMatch, session: WriteSession) -> Response:
+    """Delete one hero; with `If-Match`, only one that has that `ETag` still."""
+    await heroes.delete(session, hero_id, if_match)
     return HeroJSON(Deleted().model_dump_json())
 
 
@@ -82,23 +111,30 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
     route_class = APIRoute if settings.telemetry else FastRoute
     add = partial(app.router.add_api_route, route_class_override=route_class, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
-    found, changed = HERO | NOT_FOUND, HERO | NOT_FOUND | CONFLICT
 
     read = partial(add, dependencies=token if settings.guard == "all" else [])
-    read(_HERO, read_hero, methods=["GET"], response_model=HeroPublic, responses=found)
+    read(
+        _HERO,
+        read_hero,
+        methods=["GET"],
+        response_model=HeroPublic,
+        responses=HERO | NOT_FOUND | NOT_MODIFIED,
+        openapi_extra=IF_NONE_MATCH,
+    )
     read(_HEROES, stream_heroes, methods=["GET"], route_class_override=JSONLinesRoute)
     read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic], responses=PAGE)
 
     write = partial(add, dependencies=token)
-    created, deleted = CREATED | CONFLICT, DELETED | NOT_FOUND | CONFLICT
     write(_HEROES, create_heroes, methods=["POST"], route_class_override=JSONLinesRoute)
     write(
         _HEROES,
         create_hero,
         methods=["POST"],
         response_model=HeroPublic,
-        responses=created,
-        openapi_extra={"requestBody": {"content": lines_of("HeroCreate")}},
+        responses=CREATED | CONFLICT | GONE,
+        openapi_extra=KEY | {"requestBody": {"content": lines_of("HeroCreate")}},
     )
-    write(_HERO, update_hero, methods=["PATCH"], response_model=HeroPublic, responses=changed)
-    write(_HERO, delete_hero, methods=["DELETE"], response_model=Deleted, responses=deleted)
+    change = partial(write, _HERO, openapi_extra=IF_MATCH)
+    refused = NOT_FOUND | CONFLICT | STALE
+    change(update_hero, methods=["PATCH"], response_model=HeroPublic, responses=HERO | refused)
+    change(delete_hero, methods=["DELETE"], response_model=Deleted, responses=DELETED | refused)

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
         description="bytes of a request's body of JSON Lines; a larger one is answered 413",
     )
 
+    idempotency_hours: float = Field(
+        default=24.0,
+        gt=0,
+        le=8760,
+        description="hours that the answer to a create with an `Idempotency-Key` is kept, at least",
+    )
     client_timeout: float = Field(
         default=20.0,
         gt=0,

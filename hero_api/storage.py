@@ -1,9 +1,19 @@
 """What can be done with the rows of a table: batch functions, and the calls that batch them."""
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from datetime import UTC, datetime
 from functools import cache, partial
 from operator import attrgetter
+from time import time
 from typing import Any, Generic, NamedTuple, TypeGuard, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,6 +23,7 @@ from sqlmodel import SQLModel
 
 from hero_api.batching import QueueSpec, batched
 from hero_api.database.columns import RENDERED, Kind, kind_of
+from hero_api.database.keys import KEPT, KEY_STATEMENTS, KEYS, KeyStatements
 from hero_api.database.pages import Page
 from hero_api.database.postgresql.statements import PostgreSQLStatements
 from hero_api.database.sessions import (
@@ -34,21 +45,28 @@ from hero_api.database.statements import (
 from hero_api.database.verdicts import Concerns, judge
 from hero_api.errors import (
     DamagedRowError,
+    DeletedSinceError,
     FaultError,
+    KeyReusedError,
     LinesRefusedError,
+    NoKeysError,
     NotFoundError,
     RefusedError,
     RowLockedError,
     ServiceError,
+    StaleError,
     TakenError,
     UnavailableError,
     UnfitError,
 )
+from hero_api.etags import tag_of
 
 _DEEP = 10_000  # rows: a page that skips more of them is a scan
 _HAS_SEQUENCE = "SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'"
 _TYPES = "SELECT name, type FROM pragma_table_info(:table)"
 _DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
+_NONE = SQLModel()
+_DAY = 86_400.0
 
 # Whatever writes waits in one queue: there is one writing connection, and one sync for a batch.
 WRITES = QueueSpec("write", writes=True)
@@ -73,17 +91,29 @@ class Listed(NamedTuple):
 
 
 class Created(NamedTuple):
-    """A row that was stored: its id, and the row as a JSON object."""
+    """A row that was stored, now or before under the same key: its id, and its JSON object then."""
 
     id: int
     body: str
+    is_replay: bool = False
 
 
-class Patch(NamedTuple):
-    """The changes to one row: the fields that were sent."""
+class Keyed(NamedTuple):
+    """A row that is stored once, however often it is sent with this key."""
+
+    key: str
+    row: BaseModel
+
+
+class Change(NamedTuple):
+    """A change of one row: the fields that were sent, none where it is to be deleted.
+
+    Where there are `tags`, the row must have one of them before it.
+    """
 
     id: int
-    changes: BaseModel
+    fields: BaseModel
+    tags: Collection[str] | None
 
 
 class Storage(Generic[Create, Update]):
@@ -133,11 +163,16 @@ class Storage(Generic[Create, Update]):
         self._scan: Any = read(self.list_many, "scan", max_distinct=1)
         self._create: Any = write(self.create_many, "create")
         self._choose: Any = write(self.create_chosen, "create_chosen", self._touched_by_create)
+        once, chosen_once = (
+            partial(self.create_keyed, create) for create in (self.create_many, self.create_chosen)
+        )
+        self._create_once: Any = write(once, "create_once", self._touched_by_keyed)
+        self._choose_once: Any = write(chosen_once, "choose_once", self._touched_by_keyed)
         self._create_bulk: Any = batched(
             self.create_bulks, WRITES, name=f"create_bulk_{self._noun}", is_alone=True
         )
-        self._update: Any = write(self.update_many, "update", self._touched_by_patch)
-        self._delete: Any = write(self.delete_many, "delete", self._touched_by_id)
+        self._update: Any = write(self.update_many, "update", self._touched_by_change)
+        self._delete: Any = write(self.delete_many, "delete", self._touched_by_change)
         self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
         self._check_writes: Any = batched(
             self.check_writes, WRITES, name=f"write_probe_{self._noun}", is_urgent=True
@@ -168,10 +203,20 @@ class Storage(Generic[Create, Update]):
             after = {"offset": 0, "count": False, "after": listed.next_after}
             page = page.model_copy(update=after)
 
-    def create(self, session: ReadWriteSession, row: Create) -> Awaitable[Created]:
-        """Store a row; an `id` that the client chose is honoured while it is free."""
-        create = self._create if _chosen_id(row) is None else self._choose
-        called: Awaitable[Created] = create(session, row)
+    def create(
+        self, session: ReadWriteSession, row: Create, key: str | None = None
+    ) -> Awaitable[Created]:
+        """Store a row; an `id` that the client chose is honoured while it is free.
+
+        A row that has a key is stored once, and answered the same again.
+        """
+        is_drawn = _chosen_id(row) is None
+        called: Awaitable[Created]
+        if key is None:
+            called = (self._create if is_drawn else self._choose)(session, row)
+        else:
+            once = self._create_once if is_drawn else self._choose_once
+            called = once(session, Keyed(key, row))
         return called
 
     def create_bulk(
@@ -181,14 +226,25 @@ class Storage(Generic[Create, Update]):
         called: Awaitable[Sequence[Created]] = self._create_bulk(session, rows)
         return called
 
-    def update(self, session: ReadWriteSession, row_id: int, changes: Update) -> Awaitable[str]:
-        """Change the fields that were sent, and return the row as a JSON object."""
-        called: Awaitable[str] = self._update(session, Patch(row_id, changes))
+    def update(
+        self,
+        session: ReadWriteSession,
+        row_id: int,
+        changes: Update,
+        tags: Collection[str] | None = None,
+    ) -> Awaitable[str]:
+        """Change the fields that were sent, and return the row as a JSON object.
+
+        Where there are `tags`, only a row whose JSON has one of them is changed.
+        """
+        called: Awaitable[str] = self._update(session, Change(row_id, changes, tags))
         return called
 
-    def delete(self, session: ReadWriteSession, row_id: int) -> Awaitable[None]:
-        """Delete one row."""
-        called: Awaitable[None] = self._delete(session, row_id)
+    def delete(
+        self, session: ReadWriteSession, row_id: int, tags: Collection[str] | None = None
+    ) -> Awaitable[None]:
+        """Delete one row; where there are `tags`, only one whose JSON has one of them."""
+        called: Awaitable[None] = self._delete(session, Change(row_id, _NONE, tags))
         return called
 
     def check(self, reads: ReadOnlySession, writes: ReadWriteSession) -> list[Awaitable[None]]:
@@ -322,18 +378,72 @@ class Storage(Generic[Create, Update]):
             created.append([each for each in results.values() if isinstance(each, Created)])
         return created
 
+    async def create_keyed(
+        self,
+        create: Callable[..., Awaitable[Sequence[Created | ServiceError]]],
+        session: ReadWriteSession,
+        items: Sequence[Keyed],
+    ) -> Sequence[Created | ServiceError]:
+        """Store rows by `create`, with their keys; what was stored under a key is answered again.
+
+        A row that is refused leaves no key.
+        """
+        keys = await self._keys(session)
+        if keys is None:
+            return [NoKeysError() for _ in items]
+        names = {"noun": self._noun, "keys": json.dumps(sorted({item.key for item in items}))}
+        busy = {key for (key,) in await fetch(session, keys.lock, names)} if keys.lock else set()
+        now = int(time())
+        oldest = now - int(session.info.get(KEPT, _DAY))
+        await fetch(session, keys.expire, {"oldest": oldest, "bite": 2 * len(items)})
+        found = await fetch(session, keys.find, names)
+        existing = await self._existing(session, {row_id for _, _, row_id, _ in found})
+        known: dict[str, tuple[str, Created | ServiceError]] = {
+            key: (fingerprint, Created(row_id, body, is_replay=True))
+            if body is not None and row_id in existing
+            else (fingerprint, DeletedSinceError(self._noun))
+            for key, fingerprint, row_id, body in found
+        }
+        fingerprints = [tag_of(self._dump(item.row, only_sent=True)) for item in items]
+        known |= {key: ("", RowLockedError()) for key in busy}
+        new: dict[str, int] = {}
+        for place, item in enumerate(items):
+            if item.key not in known:
+                new.setdefault(item.key, place)
+        created = await create(session, [items[place].row for place in new.values()])
+        rows = []
+        for (key, place), result in zip(new.items(), created, strict=True):
+            known[key] = fingerprints[place], result
+            if isinstance(result, Created):
+                row = {"key": key, "fingerprint": fingerprints[place]}
+                rows.append(row | {"row_id": result.id, "answer": result.body})
+        stored = {"noun": self._noun, "now": now, "items": json.dumps(rows)}
+        await fetch(session, keys.store, stored)
+        results: list[Created | ServiceError] = []
+        for place, (key, _) in enumerate(items):
+            fingerprint, result = known[key]
+            if isinstance(result, Created) and new.get(key) != place:
+                is_same = fingerprint == fingerprints[place]
+                result = result._replace(is_replay=True) if is_same else KeyReusedError()
+            results.append(result)
+        return results
+
     async def update_many(
-        self, session: ReadWriteSession, patches: Sequence[Patch]
+        self, session: ReadWriteSession, changes: Sequence[Change]
     ) -> Sequence[str | ServiceError]:
-        """Change the fields that were sent; patches to one row apply one after the other."""
+        """Change the fields that were sent; changes of one row apply one after the other."""
         statements = await self._statements(session)
         results: dict[int, str | ServiceError] = {}
-        pending = dict(enumerate(patches))
+        pending = dict(enumerate(changes))
         while True:
-            # A statement changes a row once: the second patch to it goes into a second statement.
-            turn = {patch.id: place for place, patch in reversed(pending.items())}
+            refused = await self._refused(session, pending)
+            results |= refused
+            for place in refused:
+                del pending[place]
+            # A statement changes a row once: the second change of it goes into a second statement.
+            turn = {change.id: place for place, change in reversed(pending.items())}
             items = _array(
-                _with_id(row_id, self._dump(pending[place].changes, only_sent=True))
+                _with_id(row_id, self._dump(pending[place].fields, only_sent=True))
                 for row_id, place in turn.items()
             )
             parameters = {"items": items, "ids": statements.ids(turn)}
@@ -344,21 +454,30 @@ class Storage(Generic[Create, Update]):
                 results[place] = bodies.get(row_id) or errors[row_id]
                 del pending[place]
             if not pending:
-                return [results[place] for place in range(len(patches))]
+                return [results[place] for place in range(len(changes))]
 
     async def delete_many(
-        self, session: ReadWriteSession, ids: Sequence[int]
+        self, session: ReadWriteSession, changes: Sequence[Change]
     ) -> Sequence[ServiceError | None]:
         """Delete rows by id; of two deletes of one row, one succeeds."""
         statements = await self._statements(session)
+        refused = await self._refused(session, dict(enumerate(changes)))
+        ids = [change.id for place, change in enumerate(changes) if place not in refused]
         rows = await fetch(session, statements.delete, {"ids": statements.ids(ids)})
         deleted = {row_id for (row_id,) in _changed(rows)}
+        keys = await self._keys(session) if deleted else None
+        if keys:
+            gone = {"noun": self._noun, "ids": statements.ids(deleted)}
+            await fetch(session, keys.forget, gone)
         errors = await self._errors(session, set(ids) - deleted)
         results: list[ServiceError | None] = []
-        for row_id in ids:
-            why_not = errors.get(row_id) or NotFoundError(self._noun)
-            results.append(None if row_id in deleted else why_not)
-            deleted.discard(row_id)
+        for place, change in enumerate(changes):
+            if place not in refused and change.id in deleted:
+                results.append(None)
+                deleted.discard(change.id)
+            else:
+                why_not = refused.get(place) or errors.get(change.id)
+                results.append(why_not or NotFoundError(self._noun))
         return results
 
     async def check_reads(
@@ -383,10 +502,15 @@ class Storage(Generic[Create, Update]):
         statements = await self._statements(session)
         if not isinstance(statements, PostgreSQLStatements):
             return
-        creates = [item for item in items if isinstance(item, BaseModel)]
+        keys = KEY_STATEMENTS["postgresql"]
+        names = sorted({item.key for item in items if isinstance(item, Keyed)})
+        if names and wait:
+            # Before what others need: nobody else is to wait with this one.
+            await fetch(session, keys.wait, {"keys": json.dumps(names)})
+        creates = [item.row if isinstance(item, Keyed) else item for item in items]
+        creates = [row for row in creates if isinstance(row, BaseModel)]
         chosen = [row_id for row_id in map(_chosen_id, creates) if row_id is not None]
-        ids = [item.id if isinstance(item, Patch) else item for item in items if item is not None]
-        ids = [*(each for each in ids if isinstance(each, int)), *chosen]
+        ids = [*(item.id for item in items if isinstance(item, Change)), *chosen]
         statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
         await fetch(session, statement, {"ids": statements.ids(ids)})
 
@@ -408,6 +532,15 @@ class Storage(Generic[Create, Update]):
         if self not in known:
             known[self] = await self._build(session)
         return known[self]
+
+    async def _keys(self, session: ReadOnlySession) -> KeyStatements | None:
+        """Return the statements for keys, where the session's database has their table."""
+        known: dict[object, KeyStatements | None] = session.info.get(STATEMENTS, {})
+        if KEYS not in known:
+            keys = KEY_STATEMENTS[session.get_bind().dialect.name]
+            [(exist,)] = await fetch(session, keys.exist, {})
+            known[KEYS] = keys if exist else None
+        return known[KEYS]
 
     async def _build(self, session: ReadOnlySession) -> Statements:
         if session.get_bind().dialect.name == "postgresql":
@@ -452,6 +585,40 @@ class Storage(Generic[Create, Update]):
         statements = await self._statements(session)
         rows = await fetch(session, statements.exist, {"ids": statements.ids(ids)})
         return {row_id for (row_id,) in rows}
+
+    async def _refused(
+        self, session: ReadWriteSession, changes: Mapping[int, Change]
+    ) -> dict[int, ServiceError]:
+        """Say why changes that expect a tag are refused, by their places.
+
+        The rows of the others are locked then, and nobody else changes them before COMMIT.
+        """
+        tagged = {place: each for place, each in changes.items() if each.tags is not None}
+        if not tagged:
+            return {}
+        ids = {change.id for change in tagged.values()}
+        statements = await self._statements(session)
+        if isinstance(statements, PostgreSQLStatements):
+            lock = statements.lock(chosen=None, wait=False)
+            rows = await fetch(session, lock, {"ids": statements.ids(ids)})
+            locked = {row_id for (row_id,) in rows}
+        else:
+            # It takes the file's one lock, which a session that a test put in may not have yet.
+            await fetch(session, statements.probe, {})
+            locked = ids
+        bodies = await self._read(session, ids)
+        refused: dict[int, ServiceError] = {}
+        for place, (row_id, _, tags) in tagged.items():
+            body = bodies.get(row_id)
+            if row_id not in bodies:
+                refused[place] = NotFoundError(self._noun)
+            elif row_id not in locked:
+                refused[place] = RowLockedError()
+            elif body is None:
+                refused[place] = DamagedRowError()
+            elif tag_of(body) not in (tags or ()):
+                refused[place] = StaleError(self._noun)
+        return refused
 
     async def _errors(
         self, session: ReadOnlySession, ids: Collection[int]
@@ -527,11 +694,11 @@ class Storage(Generic[Create, Update]):
     def _touched_by_create(self, row: BaseModel) -> object:
         return self._noun, _chosen_id(row)
 
-    def _touched_by_patch(self, patch: Patch) -> object:
-        return self._noun, patch.id
+    def _touched_by_keyed(self, item: Keyed) -> object:
+        return self._noun, item.key
 
-    def _touched_by_id(self, row_id: int) -> object:
-        return self._noun, row_id
+    def _touched_by_change(self, change: Change) -> object:
+        return self._noun, change.id
 
 
 def _changed(rows: Sequence[Any]) -> Sequence[Any]:

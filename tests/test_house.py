@@ -30,6 +30,7 @@ FLOORS = [
         "server.buffered_transport",
         "server.admission",
         "errors",
+        "etags",
         "histogram",
         "server.logs",
         "server.signals",
@@ -43,6 +44,7 @@ FLOORS = [
         "database.verdicts",
         "database.columns",
     },
+    {"database.keys"},
     {
         "settings",
         "models",
@@ -63,14 +65,20 @@ FLOORS = [
     {"heroes", "commands.copy", "commands.seed", "commands.backup", "commands.json_lines"},
     {"web.openapi", "web.cors", "web.declared_query", "web.head", "web.prefix", "web.json_lines"},
     {
-        "answers",
         "web.body_limit",
         "web.overload",
         "web.request_id",
         "dependencies",
         "server.http_protocol",
     },
-    {"web.fast_route", "web.request_counts", "web.exception_handlers", "web.access_log"},
+    {
+        "answers",
+        "web.fast_route",
+        "web.tagged_response",
+        "web.request_counts",
+        "web.exception_handlers",
+        "web.access_log",
+    },
     {
         "routes",
         "web.health",

@@ -34,6 +34,9 @@ schema = schemathesis.openapi.from_dict(DOCUMENT, config=SchemathesisConfig(seed
 @schema.parametrize()
 @hypothesis.settings(max_examples=40, derandomize=True, database=None, deadline=None)
 def test_no_answer_is_a_server_error_or_undeclared(case: Case[Any], server: httpx.URL) -> None:
+    # What is known under a key, or of a hero, no document can tell.
+    for name in ("Idempotency-Key", "If-Match"):
+        case.headers.pop(name, None)
     case.call_and_validate(base_url=str(server), excluded_checks=[negative_data_rejection])
 
 
@@ -108,7 +111,7 @@ def test_the_metrics_are_text() -> None:
 def test_each_answer_has_an_example_that_fits_its_schema() -> None:
     for operation in operations():
         for answer in operation["responses"].values():
-            for content in answer["content"].values():
+            for content in answer.get("content", {}).values():  # a 304 has none
                 schema = content["schema"] | {"components": DOCUMENT["components"]}
                 jsonschema_rs.validate(schema, content["example"])
 
@@ -119,7 +122,23 @@ def test_the_headers_of_answers_are_in_the_document() -> None:
         for operation in operations()
         for header in operation["responses"]["200"].get("headers", {})
     }
-    assert described == {"Location", "Link", "X-Total-Count"}
+    assert described == {"ETag", "Idempotent-Replayed", "Location", "Link", "X-Total-Count"}
+
+
+def test_the_document_has_the_headers_that_handlers_heed() -> None:
+    headers = {
+        (method, parameter["name"])
+        for methods in DOCUMENT["paths"].values()
+        for method, operation in methods.items()
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "header"
+    }
+    assert headers == {
+        ("get", "If-None-Match"),
+        ("patch", "If-Match"),
+        ("delete", "If-Match"),
+        ("post", "Idempotency-Key"),
+    }
 
 
 async def test_the_service_serves_its_document(client: httpx.AsyncClient) -> None:

@@ -19,8 +19,9 @@ from hero_api.commands.progress import Progress
 from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.database.statements import Filter
-from hero_api.dependencies import get_read_session, get_write_session
+from hero_api.dependencies import IfMatch, get_read_session, get_write_session
 from hero_api.errors import StartError
+from hero_api.etags import tag_of
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.storage import Storage
@@ -96,8 +97,10 @@ async def read_mission(mission_id: int, session: Reads) -> Response:
     return Response(await missions.get(session, mission_id))
 
 
-async def update_mission(mission_id: int, mission: MissionUpdate, session: Writes) -> Response:
-    return Response(await missions.update(session, mission_id, mission))
+async def update_mission(
+    mission_id: int, mission: MissionUpdate, if_match: IfMatch, session: Writes
+) -> Response:
+    return Response(await missions.update(session, mission_id, mission, if_match))
 
 
 async def delete_mission(mission_id: int, session: Writes) -> Response:
@@ -223,6 +226,16 @@ async def test_its_changes_share_batches_with_those_of_the_heroes(
     [writes] = [queue for queue in app.state.queues if queue.name == "write"]
     assert writes.sizes.count < 10
     assert sorted(answer.json()["id"] for answer in answers[:20]) == [*range(1, 21)]
+
+
+async def test_its_tag_is_that_of_what_was_answered(client: httpx.AsyncClient) -> None:
+    tag = tag_of((await client.post("/missions/", json=FULL)).text)
+    assert tag_of((await client.get("/missions/1")).text) == tag
+    statuses = []
+    for title in "ab":
+        answer = await client.patch("/missions/1", json={"title": title}, headers={"If-Match": tag})
+        statuses.append(answer.status_code)
+    assert statuses == [200, 412]
 
 
 async def test_it_is_deleted_and_then_not_found(client: httpx.AsyncClient) -> None:

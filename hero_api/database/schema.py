@@ -22,6 +22,7 @@ from sqlalchemy.exc import SAWarning
 from sqlalchemy.types import LargeBinary, NullType
 
 from hero_api.database.columns import Kind, kind_of, kind_of_type
+from hero_api.database.keys import make_keys
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.errors import StartError
 
@@ -113,9 +114,10 @@ def check_columns(table: Table, found: Collection[str], where: str = "") -> None
 
 
 def make_missing(connection: Connection, tables: Sequence[Table]) -> None:
-    """Make the tables that are not there, with their indexes."""
+    """Make the tables that are not there, with their indexes, and that of the keys."""
     for table in tables:
         table.create(connection, checkfirst=True)
+    make_keys(connection)
 
 
 def _check_rowid(connection: Connection, table: Table) -> None:

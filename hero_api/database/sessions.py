@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from hero_api.database.keys import KEPT
 from hero_api.database.postgresql import engine as postgresql
 from hero_api.database.sqlite import engine as sqlite
 from hero_api.database.verdicts import judge
@@ -106,7 +107,7 @@ async def open_database(
         await engines.dispose()
         raise
     try:
-        yield Database(engines, info)
+        yield Database(engines, {**info, KEPT: settings.idempotency_hours * 3600})
     finally:
         await engines.close()
 

@@ -252,7 +252,8 @@ def test_the_command_says_what_it_did_and_that_there_is_nothing_more_to_do(
     ended = run("upgrade", path=settings.path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "Added age to the table hero" in ended.stdout
-    assert len(ended.stdout.splitlines()) == 4
+    assert "Made the table hero_api_idempotency" in ended.stdout
+    assert len(ended.stdout.splitlines()) == 5
     ended = run("upgrade", path=settings.path)
     assert (ended.returncode, ended.stderr) == (0, "")
     [line] = ended.stdout.splitlines()

@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     part.__name__: part
     for part in (
         parts.crashes,
+        parts.retries,
         parts.stops,
         parts.syncs,
         parts.vanishing,
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
         measures.pages,
         parts.culprits,
         parts.failovers,
+        parts.retried_failovers,
         measures.soaking,
     )
 }
@@ -54,6 +56,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         typer.Argument(callback=_known, help=f"The parts to run, of {', '.join(PARTS)}; or all."),
     ] = None,
     cycles: Annotated[int, typer.Option(min=1, help="Cycles of kill -9 under load.")] = 1_000,
+    retries: Annotated[int, typer.Option(min=1, help="Cycles of kill -9 under retries.")] = 200,
     stops: Annotated[int, typer.Option(min=1, help="SIGTERMs under load.")] = 100,
     creates: Annotated[int, typer.Option(min=1, help="Creates traced for their sync.")] = 1_000,
     vanishing: Annotated[int, typer.Option(min=1, help="Clients that vanish.")] = 10_000,
@@ -85,6 +88,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     report = Report(console, seed)
     counts: dict[str, float] = {
         "crashes": cycles,
+        "retries": retries,
         "stops": stops,
         "syncs": creates,
         "vanishing": vanishing,
@@ -99,6 +103,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         "pages": beside_seconds,
         "culprits": culprits,
         "failovers": failovers,
+        "retried_failovers": failovers,
         "soaking": soak_minutes,
     }
     options = {"culprits": {"case": case}}

@@ -29,15 +29,16 @@ class Crashes:
 
 
 async def crash(
-    directory: Path, seed: int, cycles: int, *, answers: int = 400
+    directory: Path, seed: int, cycles: int, *, answers: int = 400, load: Load | None = None
 ) -> AsyncIterator[Crashes]:
     """Kill the server in the middle of a load, restart it, check the file, and load it again.
 
-    Yields what came of it after each cycle. Each load has at most so many `answers`.
+    Yields what came of it after each cycle. Each load has at most so many `answers`; where there is
+    a `load` already, it is that one each time.
     Raises `AssertionError` when the server has ended by itself.
     """
     chance = random.Random(seed)
-    crashes = Crashes()
+    crashes = Crashes(ledger=load.ledger) if load else Crashes()
     for cycle in range(cycles + 1):
         with launching(directory) as process:
             server = await asyncio.to_thread(listening, process, directory)
@@ -50,9 +51,9 @@ async def crash(
             if cycle:
                 yield crashes
             if cycle < cycles:
-                load = Load(crashes.ledger, chance, clients=CLIENTS)
-                load.at(chance.randrange(1, answers), partial(_kill, server, crashes))
-                await load.run(server.host, server.port)
+                its_load = load or Load(crashes.ledger, chance, clients=CLIENTS)
+                its_load.at(chance.randrange(1, answers), partial(_kill, server, crashes))
+                await its_load.run(server.host, server.port)
                 assert process.poll() == -signal.SIGKILL
 
 

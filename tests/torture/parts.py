@@ -15,11 +15,12 @@ from . import failover as failing
 from . import restores as restoring
 from . import starts as starting
 from . import syncs as syncing
-from .crash import Crashes, crash
-from .ledger import Ledger
+from .crash import CLIENTS, Crashes, crash
+from .ledger import Ledger, stored_heroes
 from .load import Load
 from .refusals import REFUSALS, Refusal
-from .report import Report
+from .report import Part, Report
+from .retries import Retries
 from .stops import PROMISE, stop
 from .vanish import AT_ONCE, busy, settle, statuses, vanish, warm_up
 
@@ -68,6 +69,38 @@ async def restores(directory: Path, count: int, report: Report) -> None:
             took = sorted(getattr(one, f"{what}_seconds") for one in seen)
             part.figure(f"a {what} takes {took[0]:.1f} to {took[-1]:.1f} s")
         part.demand(f"{last.refused} refused", kept=not last.refused)
+
+
+async def retries(directory: Path, count: int, report: Report) -> None:
+    """`kill -9` under creates with keys, which are sent again until they are answered."""
+    load = Retries(Ledger(), random.Random(report.seed), clients=CLIENTS)
+    seen = Crashes()
+    with report.part(
+        "retries",
+        "creates with an `Idempotency-Key` that are sent again until they are answered, under "
+        "`kill -9`: one hero for each key",
+        count,
+    ) as part:
+        async for seen in crash(directory, report.seed, count, load=load):
+            bad = len(seen.lost) + len(seen.strays) + len(seen.damage)
+            part.show(seen.cycles, f"{len(load.answered):,} keys, {bad} bad")
+        load.stop()
+        with serving(directory) as server:
+            await load.run(server.host, server.port)
+            wrong = load.wrong(stored_heroes(server.file))
+        _show_retries(part, load, wrong, f"{seen.cycles:,} cycles")
+        part.demand(f"lost: {seen.lost[:3]}", kept=not seen.lost)
+        part.demand(f"stored twice: {seen.strays[:3]}", kept=not seen.strays)
+        part.demand(f"{seen.kills} kills", kept=seen.kills == seen.cycles == count)
+
+
+def _show_retries(part: Part, load: Retries, wrong: list[str], times: str) -> None:
+    unknown = load.ledger.tally["unknown"]
+    part.figure(
+        f"{times}; {len(load.answered):,} keys, {unknown:,} answers unknown, "
+        f"{load.replays:,} given again; {len(wrong)} keys without exactly one hero"
+    )
+    part.demand(f"one hero for each key: {wrong[:3]}", kept=not wrong)
 
 
 async def stops(directory: Path, count: int, report: Report) -> None:
@@ -149,6 +182,34 @@ async def failovers(directory: Path, count: int, report: Report) -> None:
                 part.figure(f"{len(ones):,} {how}, the worst stall {worst:.2f} s")
         part.demand("every request is answered", kept=load.broken == 0)
         part.demand("no traceback in the log", kept="Traceback" not in server.log.read_text())
+
+
+async def retried_failovers(directory: Path, count: int, report: Report) -> None:
+    """Fail-overs of PostgreSQL under creates with keys, sent again until they are answered."""
+    with report.part(
+        "retried fail-overs",
+        "the same through fail-overs of PostgreSQL: one hero for each key",
+        count,
+    ) as part:
+        if not has_postgresql():
+            part.figure(f"left out: {MISSING}")
+            return
+        load = Retries(
+            Ledger(), random.Random(report.seed), clients=failing.CLIENTS, pause=failing.PAUSE
+        )
+        with (
+            running_group() as group,
+            serving(directory, database_url=group.url(), request_timeout=1) as server,
+        ):
+            for number in range(count):
+                frozen = load.chance.random() < 0.5
+                seen = await failing.fail_over(group, server, load, frozen=frozen)
+                part.show(number + 1, f"{len(load.answered):,} keys")
+                part.demand(f"lost: {seen.verdict}", kept=seen.verdict == ([], []))
+                await asyncio.to_thread(group.heal)
+            wrong = load.wrong(await asyncio.to_thread(failing.stored_heroes, group))
+        _show_retries(part, load, wrong, f"{count:,} fail-overs")
+        part.demand("every request is answered", kept=load.broken == 0)
 
 
 async def culprits(directory: Path, count: int, report: Report, *, case: str) -> None:

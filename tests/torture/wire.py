@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -24,10 +25,13 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
-def request_bytes(method: str, path: str, content: object = None) -> bytes:
+def request_bytes(
+    method: str, path: str, content: object = None, headers: Mapping[str, str] | None = None
+) -> bytes:
     """Return a request as it is sent."""
     body = b"" if content is None else json.dumps(content).encode()
     head = f"{method} {path} HTTP/1.1\r\nHost: hero-api\r\nContent-Length: {len(body)}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     return head.encode() + b"Content-Type: application/json\r\n\r\n" + body
 
 
@@ -59,12 +63,18 @@ class Connection:
         if self._streams is not None:
             self._streams[1].transport.abort()
 
-    async def request(self, method: str, path: str, content: object = None) -> Answer:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        content: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Send a request and receive its answer.
 
         Raises `UnansweredError` when the connection ends before that.
         """
-        await self.send(request_bytes(method, path, content))
+        await self.send(request_bytes(method, path, content, headers))
         return await self.receive()
 
     async def send(self, content: bytes) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from hero_api.database.keys import has_keys
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK, PATIENCE
 from hero_api.database.postgresql.watchdog import ConnectionWatchdog
@@ -188,7 +189,7 @@ def _prepare(connection: Connection, tables: Sequence[Table]) -> None:
     if encoding != "UTF8":
         raise StartError(f"its encoding is {encoding}; create it with ENCODING 'UTF8'")
     exist = [has_table(connection, table) for table in tables]  # each is looked at
-    if not all(exist):
+    if not (all(exist) and has_keys(connection)):
         # Of several processes that start together, one makes the tables, and the others wait.
         connection.execute(_LOCK)
         make_missing(connection, tables)

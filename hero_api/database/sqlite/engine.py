@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
+from hero_api.database.keys import has_keys
 from hero_api.database.schema import has_table, make_missing
 from hero_api.database.sqlite.file import (
     beside,
@@ -159,6 +160,7 @@ class SQLite:
     async def _prepare(self, tables: Sequence[Table]) -> None:
         async with self.reader.connect() as connection:
             exist = [await connection.run_sync(has_table, table) for table in tables]
+            exist.append(await connection.run_sync(has_keys))
         await self._use_wal()
         if not all(exist):
             async with self.writer.begin() as connection:

@@ -17,6 +17,7 @@ from tests.servers import Server, serving
 from tests.torture.failover import CLIENTS, PAUSE, PROMISE, fail_over, stored_heroes
 from tests.torture.ledger import Ledger
 from tests.torture.load import Load
+from tests.torture.retries import Retries
 from tests.torture.wire import Connection, request_bytes
 
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
@@ -41,7 +42,7 @@ def group(servers: Group) -> Group:
     """A primary with two standbys that follow it, whatever was done to them before."""
     servers.heal()
     with servers.primary.connect() as connection:
-        connection.execute("DROP TABLE IF EXISTS hero")
+        connection.execute("DROP TABLE IF EXISTS hero, hero_api_idempotency")
     return servers
 
 
@@ -87,6 +88,18 @@ async def test_the_service_goes_on_when_the_primary_freezes_and_stays_when_it_th
         service = "pg_stat_activity WHERE application_name = 'hero-api')"
         await asyncio.to_thread(wait_until, old, f"{NOBODY} {service}")
         assert load.ledger.check(stored_heroes(group)) == ([], [])
+        assert_ends_cleanly(server)
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["killed", "frozen"])
+async def test_creates_that_are_sent_again_until_they_are_answered_are_done_once(
+    group: Group, tmp_path: Path, seed: int, *, frozen: bool
+) -> None:
+    retries = Retries(Ledger(), random.Random(seed), clients=CLIENTS, pause=PAUSE)
+    with serving(tmp_path, database_url=group.url(), request_timeout=1) as server:
+        seen = await fail_over(group, server, retries, frozen=frozen)
+        assert (seen.verdict, seen.duplicates, retries.broken) == (([], []), 0, 0)
+        assert retries.wrong(stored_heroes(group)) == []
         assert_ends_cleanly(server)
 
 

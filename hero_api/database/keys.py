@@ -1,0 +1,113 @@
+"""Idempotency keys: which row was stored under a key, and how that was answered."""
+
+import logging
+from typing import NamedTuple
+
+from sqlalchemy import BigInteger, Column, Connection, Table, Text, inspect
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import SQLModel
+
+from hero_api.database.verdicts import describe
+
+# Of all nouns. The primary key begins with the key: no other statement is to be led along it.
+KEYS = Table(
+    "hero_api_idempotency",
+    SQLModel.metadata,
+    Column("key", Text, primary_key=True),
+    Column("noun", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("row_id", BigInteger, nullable=False, index=True),
+    Column("answer", Text),  # nothing once the row was deleted
+    Column("created", BigInteger, nullable=False, index=True),
+)
+# Under this key a session has the seconds that a key is kept.
+KEPT = "hero_api.key_seconds"
+
+logger = logging.getLogger("hero_api")
+
+
+class KeyStatements(NamedTuple):
+    """What is done with keys on one engine; SQLite has one writer, and nothing to `lock`.
+
+    `lock` returns the keys that another process works on; `wait` waits for them.
+    """
+
+    exist: str
+    lock: str
+    wait: str
+    expire: str
+    find: str
+    store: str
+    forget: str
+
+
+_SQLITE = KeyStatements(
+    exist="SELECT count(*) FROM sqlite_master WHERE name = 'hero_api_idempotency'",
+    lock="",
+    wait="",
+    expire="""
+        DELETE FROM hero_api_idempotency WHERE rowid IN (
+            SELECT rowid FROM hero_api_idempotency WHERE created < :oldest
+            ORDER BY created LIMIT :bite)""",
+    find="""
+        SELECT key, fingerprint, row_id, answer FROM hero_api_idempotency
+        WHERE key IN (SELECT value FROM json_each(:keys)) AND noun = :noun""",
+    store="""
+        INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
+        SELECT json_extract(value, '$.key'), :noun, json_extract(value, '$.fingerprint'),
+               json_extract(value, '$.row_id'), json_extract(value, '$.answer'), :now
+        FROM json_each(:items) WHERE true""",
+    forget="""
+        UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
+        WHERE row_id IN (SELECT value FROM json_each(:ids)) AND noun = :noun""",
+)
+_POSTGRESQL = KeyStatements(
+    exist="SELECT count(to_regclass('hero_api_idempotency'))",
+    # Two numbers: another space than that of the lock that orders who draws ids.
+    lock="""
+        SELECT key FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key)
+        WHERE NOT pg_try_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))""",
+    wait="""
+        SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
+        FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key)""",
+    # What another process clears away at the same time is left to it.
+    expire="""
+        DELETE FROM hero_api_idempotency WHERE (key, noun) IN (
+            SELECT key, noun FROM hero_api_idempotency WHERE created < CAST(%(oldest)s AS bigint)
+            ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED)""",
+    find="""
+        SELECT key, fingerprint, row_id, answer FROM hero_api_idempotency
+        WHERE key = ANY (ARRAY(SELECT json_array_elements_text(CAST(%(keys)s AS json))))
+              AND noun = %(noun)s""",
+    store="""
+        INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
+        SELECT key, %(noun)s, fingerprint, row_id, answer, CAST(%(now)s AS bigint)
+        FROM json_to_recordset(CAST(%(items)s AS json))
+             AS item (key text, fingerprint text, row_id bigint, answer text)""",
+    forget="""
+        UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
+        WHERE (key, noun) IN (
+            SELECT key, noun FROM hero_api_idempotency
+            WHERE row_id = ANY (CAST(%(ids)s AS bigint[])) AND noun = %(noun)s
+            FOR UPDATE SKIP LOCKED)""",
+)
+KEY_STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL}
+
+
+def has_keys(connection: Connection) -> bool:
+    """Say whether there is the table of the keys."""
+    return inspect(connection).has_table(KEYS.name)
+
+
+def make_keys(connection: Connection) -> None:
+    """Make the table of the keys; a role that may not has none."""
+    try:
+        with connection.begin_nested():
+            KEYS.create(connection, checkfirst=True)
+    except DBAPIError as error:
+        logger.warning(
+            "The table %s cannot be made, and creates with an Idempotency-Key are refused (%s). "
+            "Run `hero-api upgrade` as a role that may",
+            KEYS.name,
+            describe(error),
+        )

@@ -1,0 +1,299 @@
+"""A create with an Idempotency-Key is done once, however often it is sent."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlmodel import SQLModel
+
+from hero_api.app import create_app
+from hero_api.dependencies import MAX_KEY, get_read_session, get_write_session
+from hero_api.settings import Settings
+from hero_api.testing import running
+
+from .clusters import Cluster, connection_to, stored
+from .test_triggers import lock_of
+
+HERO = {"name": "Zoë", "age": 0, "secret_name": "Dive Wilson"}
+COUNT = "SELECT count(*) FROM hero_api_idempotency"
+
+
+async def create(client: httpx.AsyncClient, key: str, **fields: object) -> httpx.Response:
+    headers = {"Idempotency-Key": key}
+    return await client.post("/heroes/", json=HERO | fields, headers=headers)
+
+
+def is_replay(answer: httpx.Response) -> bool:
+    return "Idempotent-Replayed" in answer.headers
+
+
+def statuses(answers: Sequence[httpx.Response]) -> list[int]:
+    return [answer.status_code for answer in answers]
+
+
+def count_keys(settings: Settings) -> int:
+    with connection_to(settings) as connection:
+        count: int = connection.execute(COUNT).fetchone()[0]
+        return count
+
+
+@pytest.mark.parametrize("fields", [{}, {"id": 7}], ids=["drawn", "chosen"])
+async def test_a_create_that_is_sent_again_is_answered_the_same_and_done_once(
+    client: httpx.AsyncClient, fields: dict[str, int]
+) -> None:
+    first, again = [await create(client, "a", **fields) for _ in range(2)]
+    assert (first.status_code, is_replay(first)) == (200, False)
+    assert (again.status_code, is_replay(again), again.content) == (200, True, first.content)
+    for name in ("ETag", "Location", "Content-Type"):
+        assert again.headers[name] == first.headers[name]
+    assert (await client.get("/heroes/")).json() == [first.json()]
+
+
+async def test_the_first_answer_is_given_again_though_the_hero_has_changed(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await create(client, "a")
+    await client.patch("/heroes/1", json={"age": 5})
+    assert (await create(client, "a")).content == first.content
+
+
+async def test_creates_without_a_key_and_with_other_keys_are_others(
+    client: httpx.AsyncClient,
+) -> None:
+    keys = [{}, {}, {"Idempotency-Key": "a"}, {"Idempotency-Key": '"a"'}]
+    asks = (client.post("/heroes/", json=HERO, headers=key) for key in keys)
+    answers = await asyncio.gather(*asks)
+    assert sorted(answer.json()["id"] for answer in answers) == [1, 2, 3, 4]
+
+
+async def test_a_key_with_another_body_is_422(client: httpx.AsyncClient) -> None:
+    await create(client, "a")
+    for fields in ({"age": 1}, {"id": 9}):
+        assert (await create(client, "a", **fields)).status_code == 422
+    assert len((await client.get("/heroes/")).json()) == 1
+
+
+async def test_one_key_many_times_at_once_makes_one_hero(client: httpx.AsyncClient) -> None:
+    asks = [create(client, key) for _ in range(10) for key in "abc"]
+    asks += [create(client, "a", age=1), create(client, "b", id=50)]
+    answers = await asyncio.gather(*asks)
+    assert statuses(answers) == [*[200] * 30, 422, 422]
+    assert len({answer.content for answer in answers[:30]}) == 3
+    assert sum(not is_replay(answer) for answer in answers[:30]) == 3
+    assert len((await client.get("/heroes/")).json()) == 3
+
+
+async def test_what_was_refused_leaves_no_key(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    await client.post("/heroes/", json=HERO | {"id": 7})
+    assert statuses([await create(client, "a", id=7) for _ in range(2)]) == [409, 409]
+    assert (await create(client, "b", name="")).status_code == 422
+    assert count_keys(settings) == 0
+    await client.delete("/heroes/7")
+    assert (await create(client, "a", id=7)).status_code == 200
+
+
+async def test_a_hero_that_the_database_refuses_leaves_the_others_their_keys(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    with connection_to(settings) as connection:
+        connection.execute("CREATE UNIQUE INDEX one_bad ON hero (name) WHERE name = 'bad'")
+    await client.post("/heroes/", json=HERO | {"name": "bad"})
+    names = ["bad" if n in {3, 17} else f"n{n}" for n in range(24)]
+    for _ in range(2):
+        answers = await asyncio.gather(*(create(client, str(n), name=n) for n in names))
+        assert statuses(answers) == [409 if name == "bad" else 200 for name in names]
+    assert count_keys(settings) == 22
+    assert len(stored(settings)) == 23
+
+
+async def test_the_answer_goes_with_its_hero_and_the_key_says_so(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    await create(client, "a")
+    assert (await client.delete("/heroes/1")).status_code == 200
+    with connection_to(settings) as connection:
+        rows = connection.execute("SELECT * FROM hero_api_idempotency").fetchall()
+    assert len(rows) == 1
+    assert "Wilson" not in str(rows)
+    for fields in ({}, {"age": 1}):
+        answer = await create(client, "a", **fields)
+        assert (answer.status_code, "deleted" in answer.json()["detail"]) == (410, True)
+    assert stored(settings) == []
+
+
+async def test_a_hero_that_another_program_has_deleted_is_gone_too(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    await create(client, "a")
+    with connection_to(settings) as connection:
+        connection.execute("DELETE FROM hero")
+    assert (await create(client, "a")).status_code == 410
+
+
+@pytest.mark.parametrize("keys", [[""], ["x" * (MAX_KEY + 1)], ["a", "b"]])
+async def test_what_can_be_no_key_is_400(client: httpx.AsyncClient, keys: list[str]) -> None:
+    headers = [("Idempotency-Key", key) for key in keys]
+    answer = await client.post("/heroes/", json=HERO, headers=headers)
+    assert (answer.status_code, "255" in answer.json()["detail"]) == (400, True)
+    assert (await client.get("/heroes/")).json() == []
+
+
+@pytest.mark.parametrize("key", ["x" * MAX_KEY, "'; DROP TABLE hero; --", '{"\\u0000', "é\xff %s"])
+async def test_whatever_a_key_holds_it_is_that_key(client: httpx.AsyncClient, key: str) -> None:
+    headers = [(b"Idempotency-Key", key.encode("latin-1"))]
+    answers = [await client.post("/heroes/", json=HERO, headers=headers) for _ in range(2)]
+    assert [(answer.status_code, is_replay(answer)) for answer in answers] == [
+        (200, False),
+        (200, True),
+    ]
+
+
+async def test_keys_expire_and_are_cleared_away_in_small_bites(settings: Settings) -> None:
+    async with running(create_app(settings)) as client:
+        await asyncio.gather(*(create(client, f"old {n}") for n in range(20)))
+        with connection_to(settings) as connection:
+            connection.execute("UPDATE hero_api_idempotency SET created = created - 86500")
+        left = []
+        for n in range(11):
+            assert (await create(client, f"new {n}")).status_code == 200
+            left.append(count_keys(settings) - n - 1)
+    assert left == [18, 16, 14, 12, 10, 8, 6, 4, 2, 0, 0]
+
+
+async def test_how_long_keys_are_kept_is_a_setting(settings: Settings) -> None:
+    longer = settings.model_copy(update={"idempotency_hours": 48})
+    async with running(create_app(longer)) as client:
+        await create(client, "a")
+        with connection_to(settings) as connection:
+            connection.execute("UPDATE hero_api_idempotency SET created = created - 86500")
+        assert is_replay(await create(client, "a"))
+
+
+async def test_a_key_is_known_after_a_restart(settings: Settings) -> None:
+    async with running(create_app(settings)) as client:
+        first = await create(client, "a")
+    async with running(create_app(settings)) as client:
+        assert (await create(client, "a")).content == first.content
+
+
+async def test_a_database_without_the_table_of_keys_gets_it_at_the_start(
+    settings: Settings,
+) -> None:
+    async with running(create_app(settings)) as client:
+        await client.post("/heroes/", json=HERO)
+    with connection_to(settings) as connection:
+        connection.execute("DROP TABLE hero_api_idempotency")
+    async with running(create_app(settings)) as client:
+        assert statuses([await create(client, "a") for _ in range(2)]) == [200, 200]
+    assert len(stored(settings)) == 2
+
+
+async def test_where_there_is_no_table_of_keys_everything_else_is_served(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hero_api.database.schema.make_keys", lambda _: None)
+    async with running(create_app(settings)) as client:
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+        answer = await create(client, "a")
+        assert (answer.status_code, "nothing was changed" in answer.json()["detail"]) == (500, True)
+        assert (await client.delete("/heroes/1")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+
+
+# PostgreSQL, where several processes serve
+
+
+async def test_a_role_that_may_make_no_table_serves_without_keys(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(database_url=cluster.new_schema())
+    async with running(create_app(settings)):
+        pass
+    schema = settings.url.query["options"]
+    assert isinstance(schema, str)
+    role = f"role_{schema.rpartition('=')[2]}"
+    with connection_to(settings) as connection:
+        connection.execute("DROP TABLE hero_api_idempotency")
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        connection.execute(f"GRANT USAGE ON SCHEMA {schema.rpartition('=')[2]} TO {role}")
+        connection.execute(f"GRANT ALL ON hero, hero_id_seq TO {role}")
+    limited = Settings(database_url=settings.url.set(username=role).render_as_string())
+    async with running(create_app(limited)) as client:
+        assert (await client.post("/heroes/", json=HERO)).status_code == 200
+        assert (await create(client, "a")).status_code == 500
+    assert "hero-api upgrade" in caplog.text
+
+
+async def test_the_same_keys_at_the_same_instant_in_several_processes_make_one_hero_each(
+    cluster: Cluster,
+) -> None:
+    settings = Settings(database_url=cluster.new_schema())
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(running(create_app(settings))) for _ in "123"]
+        for start in range(0, 100, 10):
+            keys = [str(key) for key in range(start, start + 10)]
+            asks = [create(client, key) for client in clients for key in keys]
+            asks += [
+                create(client, f"{key} c", id=5000 - int(key)) for client in clients for key in keys
+            ]
+            answers = await asyncio.gather(*asks)
+            assert {*statuses(answers)} == {200}
+            assert len({answer.content for answer in answers}) == 20
+            assert sum(not is_replay(answer) for answer in answers) == 20
+    assert len(stored(settings)) == 200
+
+
+async def test_who_sends_a_key_that_is_under_way_elsewhere_waits_and_nobody_else_does(
+    cluster: Cluster,
+) -> None:
+    settings = Settings(database_url=cluster.new_schema())
+    lock = "SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext('a'))"
+    async with running(create_app(settings)) as client:
+        with lock_of(settings, lock) as holder:
+            waiting = [asyncio.create_task(create(client, "a")) for _ in range(3)]
+            others = await asyncio.gather(*(create(client, key) for key in "bcd"))
+            assert {*statuses(others)} == {200}
+            assert not any(task.done() for task in waiting)
+            holder.rollback()
+            answers = await asyncio.gather(*waiting)
+    assert statuses(answers) == [200] * 3
+    assert len({answer.content for answer in answers}) == 1
+    assert len(stored(settings)) == 4
+
+
+async def test_a_key_that_is_under_way_elsewhere_for_too_long_is_503_and_nothing_is_done(
+    cluster: Cluster,
+) -> None:
+    settings = Settings(database_url=cluster.new_schema(), busy_timeout=0.1)
+    lock = "SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext('a'))"
+    async with running(create_app(settings)) as client:
+        with lock_of(settings, lock):
+            answer = await create(client, "a")
+    assert answer.status_code == 503
+    assert "nothing was changed" in answer.json()["detail"]
+    assert stored(settings) == []
+
+
+# A session of a test's own
+
+
+@pytest.mark.sqlite
+async def test_a_session_of_a_tests_own_keeps_keys_too(app: FastAPI) -> None:
+    engine = create_async_engine("sqlite+aiosqlite://")
+    async with engine.begin() as connection:
+        await connection.run_sync(SQLModel.metadata.create_all)
+    async with AsyncSession(engine) as session:
+        app.dependency_overrides[get_read_session] = lambda: session
+        app.dependency_overrides[get_write_session] = lambda: session
+        async with running(app) as client:
+            answers = [await create(client, "a") for _ in range(2)]
+            assert [is_replay(answer) for answer in answers] == [False, True]
+            assert (await client.delete("/heroes/1")).status_code == 200
+            assert (await create(client, "a")).status_code == 410
+    await engine.dispose()
