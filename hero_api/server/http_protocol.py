@@ -64,17 +64,17 @@ class HTTPProtocol(HttpToolsProtocol):
         self.state = ParseState.HEADERS
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header without the blanks at its end, which httptools takes for some of it."""
-        super().on_header(name, value.rstrip(b" \t"))
-
     def on_headers_complete(self) -> None:
         """Take note that a head has arrived.
 
         Raises `ValueError`, which is answered 400, where HTTP/1.1 has not exactly one `Host`: from
         another number proxies and servers may conclude different things.
         """
-        hosts = len([name for name, _ in self.headers if name == b"host"])
+        hosts = 0
+        for place, (name, value) in enumerate(self.headers):
+            hosts += name == b"host"
+            if value.endswith((b" ", b"\t")):  # which httptools takes for some of it
+                self.headers[place] = name, value.rstrip(b" \t")
         if hosts != 1 and self.parser.get_http_version() == "1.1":
             raise ValueError("Host")
         self.state = ParseState.BODY
