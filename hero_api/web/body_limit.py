@@ -27,17 +27,16 @@ class BodyLimitMiddleware:
         declared = _declared_size(scope) if scope["type"] == "http" else None
         if declared is None:
             return self.app(scope, receive, send)
-        limit = self._limit(scope)
-        if declared > limit:
-            return JSONResponse({"detail": _detail(limit)}, 413)(scope, receive, send)
+        if declared > self.max_body_size and declared > self._limit(scope):
+            return JSONResponse({"detail": _detail(self._limit(scope))}, 413)(scope, receive, send)
         size = 0
 
         async def receive_within_limit() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > limit:
-                raise HTTPException(413, _detail(limit))
+            if size > self.max_body_size and size > self._limit(scope):
+                raise HTTPException(413, _detail(self._limit(scope)))
             return message
 
         return self.app(scope, receive_within_limit, send)
