@@ -60,9 +60,7 @@ _SQLITE = KeyStatements(
         UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
         WHERE row_id IN (SELECT value FROM json_each(:ids)) AND noun = :noun""",
 )
-# A plan that was made while the table was small, and is kept, would read all of it: rows are looked
-# up one by one, by ctid, and between two bounds, of which PostgreSQL expects few. What another
-# process clears away at the same time is left to it.
+# What another process clears away at the same time is left to it.
 _POSTGRESQL = KeyStatements(
     exist="SELECT count(to_regclass('hero_api_idempotency'))",
     # Two numbers: another space than that of the lock that orders who draws ids.
@@ -76,7 +74,7 @@ _POSTGRESQL = KeyStatements(
         WITH expired AS (
             DELETE FROM hero_api_idempotency WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM hero_api_idempotency
-                WHERE created BETWEEN 0 AND CAST(%(oldest)s AS bigint)
+                WHERE created < CAST(%(oldest)s AS bigint)
                 ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED)))
         SELECT each.key, fingerprint, row_id, answer
         FROM (SELECT key, pg_try_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
