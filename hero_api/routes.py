@@ -55,10 +55,10 @@ async def create_hero(
     With an `Idempotency-Key` it is stored once, however often you send it.
     """
     created = await heroes.create(session, hero, idempotency_key)
-    replayed = {"Idempotent-Replayed": "true"} if created.is_replay else {}
-    return TaggedJSON(
-        created.body, headers={"Location": f"{prefix}/heroes/{created.id}"} | replayed
-    )
+    headers = {"Location": f"{prefix}/heroes/{created.id}"}
+    if created.is_replay:
+        headers["Idempotent-Replayed"] = "true"
+    return TaggedJSON(created.body, headers)
 
 
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:

@@ -391,21 +391,9 @@ class Storage(Generic[Create, Update]):
         keys = await self._keys(session)
         if keys is None:
             return [NoKeysError() for _ in items]
-        names = {"noun": self._noun, "keys": json.dumps(sorted({item.key for item in items}))}
-        busy = {key for (key,) in await fetch(session, keys.lock, names)} if keys.lock else set()
         now = int(time())
-        oldest = now - int(session.info.get(KEPT, _DAY))
-        await fetch(session, keys.expire, {"oldest": oldest, "bite": 2 * len(items)})
-        found = await fetch(session, keys.find, names)
-        existing = await self._existing(session, {row_id for _, _, row_id, _ in found})
-        known: dict[str, tuple[str, Created | ServiceError]] = {
-            key: (fingerprint, Created(row_id, body, is_replay=True))
-            if body is not None and row_id in existing
-            else (fingerprint, DeletedSinceError(self._noun))
-            for key, fingerprint, row_id, body in found
-        }
+        known = await self._known(session, keys, {item.key for item in items}, now)
         fingerprints = [tag_of(self._dump(item.row, only_sent=True)) for item in items]
-        known |= {key: ("", RowLockedError()) for key in busy}
         new: dict[str, int] = {}
         for place, item in enumerate(items):
             if item.key not in known:
@@ -465,7 +453,7 @@ class Storage(Generic[Create, Update]):
         ids = [change.id for place, change in enumerate(changes) if place not in refused]
         rows = await fetch(session, statements.delete, {"ids": statements.ids(ids)})
         deleted = {row_id for (row_id,) in _changed(rows)}
-        keys = await self._keys(session) if deleted else None
+        keys = await self._keys(session)
         if keys:
             gone = {"noun": self._noun, "ids": statements.ids(deleted)}
             await fetch(session, keys.forget, gone)
@@ -541,6 +529,30 @@ class Storage(Generic[Create, Update]):
             [(exist,)] = await fetch(session, keys.exist, {})
             known[KEYS] = keys if exist else None
         return known[KEYS]
+
+    async def _known(
+        self, session: ReadWriteSession, keys: KeyStatements, names: Collection[str], now: int
+    ) -> dict[str, tuple[str, Created | ServiceError]]:
+        """Return the fingerprint and the result of each key that is known; clear old ones away."""
+        asked: dict[str, object] = {
+            "noun": self._noun,
+            "keys": json.dumps(sorted(names)),
+            "oldest": now - int(session.info.get(KEPT, _DAY)),
+            "bite": 2 * len(names),
+        }
+        if keys.expire:
+            await fetch(session, keys.expire, asked)
+        found = await fetch(session, keys.find, asked)
+        row_ids = {row_id for _, _, row_id, _ in found if row_id is not None}
+        existing = await self._existing(session, row_ids)
+        known: dict[str, tuple[str, Created | ServiceError]] = {}
+        for key, fingerprint, row_id, body in found:
+            known[key] = fingerprint, DeletedSinceError(self._noun)
+            if row_id is None:
+                known[key] = "", RowLockedError()
+            elif body is not None and row_id in existing:
+                known[key] = fingerprint, Created(row_id, body, is_replay=True)
+        return known
 
     async def _build(self, session: ReadOnlySession) -> Statements:
         if session.get_bind().dialect.name == "postgresql":

@@ -1,6 +1,7 @@
 """A noun beside the heroes: declared like them, it needs no SQL and no module of the service."""
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime, time
@@ -19,7 +20,7 @@ from hero_api.commands.progress import Progress
 from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.database.statements import Filter
-from hero_api.dependencies import IfMatch, get_read_session, get_write_session
+from hero_api.dependencies import IdempotencyKey, IfMatch, get_read_session, get_write_session
 from hero_api.errors import StartError
 from hero_api.etags import tag_of
 from hero_api.heroes import heroes
@@ -84,8 +85,8 @@ Reads = Annotated[ReadOnlySession, Depends(get_read_session)]
 Writes = Annotated[ReadWriteSession, Depends(get_write_session)]
 
 
-async def create_mission(mission: MissionBase, session: Writes) -> Response:
-    return Response((await missions.create(session, mission)).body)
+async def create_mission(mission: MissionBase, key: IdempotencyKey, session: Writes) -> Response:
+    return Response((await missions.create(session, mission, key)).body)
 
 
 async def read_missions(page: Annotated[MissionPage, Query()], session: Reads) -> Response:
@@ -236,6 +237,19 @@ async def test_its_tag_is_that_of_what_was_answered(client: httpx.AsyncClient) -
         answer = await client.patch("/missions/1", json={"title": title}, headers={"If-Match": tag})
         statuses.append(answer.status_code)
     assert statuses == [200, 412]
+
+
+async def test_a_key_of_its_own_is_not_that_of_a_hero(client: httpx.AsyncClient) -> None:
+    key = {"Idempotency-Key": "a"}
+    hero = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+    asks = [client.post("/missions/", json=FULL, headers=key) for _ in range(4)]
+    asks += [client.post("/heroes/", json=hero, headers=key) for _ in range(4)]
+    contents = [answer.content for answer in await asyncio.gather(*asks)]
+    assert contents == [contents[0]] * 4 + [contents[4]] * 4
+    assert (await client.get("/missions/")).json() == [json.loads(contents[0])]
+    await client.delete("/missions/1")
+    assert (await client.post("/missions/", json=FULL, headers=key)).status_code == 410
+    assert (await client.post("/heroes/", json=hero, headers=key)).status_code == 200
 
 
 async def test_it_is_deleted_and_then_not_found(client: httpx.AsyncClient) -> None:

@@ -27,13 +27,13 @@ logger = logging.getLogger("hero_api")
 
 
 class KeyStatements(NamedTuple):
-    """What is done with keys on one engine; SQLite has one writer, and nothing to `lock`.
+    """What is done with keys on one engine; parts that an engine does not need are empty.
 
-    `lock` returns the keys that another process works on; `wait` waits for them.
+    `find` returns each key that is known or that another process works on, with its row where there
+    is one; `wait` waits for such a process.
     """
 
     exist: str
-    lock: str
     wait: str
     expire: str
     find: str
@@ -43,7 +43,6 @@ class KeyStatements(NamedTuple):
 
 _SQLITE = KeyStatements(
     exist="SELECT count(*) FROM sqlite_master WHERE name = 'hero_api_idempotency'",
-    lock="",
     wait="",
     expire="""
         DELETE FROM hero_api_idempotency WHERE rowid IN (
@@ -61,24 +60,30 @@ _SQLITE = KeyStatements(
         UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
         WHERE row_id IN (SELECT value FROM json_each(:ids)) AND noun = :noun""",
 )
+# What another process clears away at the same time is left to it.
 _POSTGRESQL = KeyStatements(
     exist="SELECT count(to_regclass('hero_api_idempotency'))",
     # Two numbers: another space than that of the lock that orders who draws ids.
-    lock="""
-        SELECT key FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key)
-        WHERE NOT pg_try_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))""",
     wait="""
         SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
         FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key)""",
-    # What another process clears away at the same time is left to it.
-    expire="""
-        DELETE FROM hero_api_idempotency WHERE (key, noun) IN (
-            SELECT key, noun FROM hero_api_idempotency WHERE created < CAST(%(oldest)s AS bigint)
-            ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED)""",
+    expire="",  # with `find`: each statement is a round trip
+    # A key whose lock was set free after this statement began is not seen: then the primary key
+    # refuses it, and it is found when the batch is divided.
     find="""
-        SELECT key, fingerprint, row_id, answer FROM hero_api_idempotency
-        WHERE key = ANY (ARRAY(SELECT json_array_elements_text(CAST(%(keys)s AS json))))
-              AND noun = %(noun)s""",
+        WITH expired AS (
+            DELETE FROM hero_api_idempotency WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM hero_api_idempotency
+                WHERE created < CAST(%(oldest)s AS bigint)
+                ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED)))
+        SELECT each.key, fingerprint, row_id, answer
+        FROM (SELECT key, pg_try_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
+                  AS is_free
+              FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key) OFFSET 0) AS each
+        LEFT JOIN LATERAL (
+            SELECT fingerprint, row_id, answer FROM hero_api_idempotency AS it
+            WHERE it.key = each.key AND it.noun = %(noun)s OFFSET 0) AS known ON true
+        WHERE row_id IS NOT NULL OR NOT is_free""",
     store="""
         INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
         SELECT key, %(noun)s, fingerprint, row_id, answer, CAST(%(now)s AS bigint)
@@ -86,10 +91,11 @@ _POSTGRESQL = KeyStatements(
              AS item (key text, fingerprint text, row_id bigint, answer text)""",
     forget="""
         UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
-        WHERE (key, noun) IN (
-            SELECT key, noun FROM hero_api_idempotency
-            WHERE row_id = ANY (CAST(%(ids)s AS bigint[])) AND noun = %(noun)s
-            FOR UPDATE SKIP LOCKED)""",
+        WHERE ctid = ANY (ARRAY(
+            SELECT known.ctid FROM unnest(CAST(%(ids)s AS bigint[])) AS each (id),
+                LATERAL (SELECT ctid FROM hero_api_idempotency
+                         WHERE row_id = each.id AND noun = %(noun)s
+                         OFFSET 0 FOR UPDATE SKIP LOCKED) AS known))""",
 )
 KEY_STATEMENTS = {"sqlite": _SQLITE, "postgresql": _POSTGRESQL}
 

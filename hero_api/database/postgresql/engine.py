@@ -76,7 +76,14 @@ class PostgreSQL:
             "jit": "off",
             PATIENCE: _PATIENCE,
         }
-        self.writer = _create_engine(settings.url, settings, parameters, pool_size=1 + _LOCKED_ROWS)
+        self.writer = _create_engine(
+            settings.url,
+            settings,
+            # What writes looks rows up. A plan that was made while a table was small, and is kept,
+            # would go on to read all of it.
+            parameters | {"enable_seqscan": "off"},
+            pool_size=1 + _LOCKED_ROWS,
+        )
         self.reader = _create_engine(
             settings.read_url,
             settings,
