@@ -129,7 +129,7 @@ async def _serve(
         exempt=PROBES,
     )
     server = _Server(config, app, listener, protocols)
-    app.state.metrics.registry.register(ServerCollector(server.server_state))
+    app.state.metrics.registry.register(ServerCollector(protocols.open, server.server_state.tasks))
     if worker:
         app.state.metrics.worker = str(os.getpid())
     loop = asyncio.get_running_loop()

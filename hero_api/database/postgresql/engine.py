@@ -192,6 +192,8 @@ def _create_engine(
 
 
 def _prepare(connection: Connection, tables: Sequence[Table]) -> None:
+    # A request's own bound is too short for all that follows, on a machine that is busy.
+    connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{_START}s'"))
     encoding = connection.scalar(text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise StartError(f"its encoding is {encoding}; create it with ENCODING 'UTF8'")
