@@ -14,13 +14,11 @@ from tests.servers import ROOT, serving
 # How fast they are is no matter here.
 K6 = [str(Path(sys.executable).with_name("k6")), "run", "tests/load/heroes.js", "-e", "P99=60000"]
 LOCUST = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--stop-timeout", "10"]
-USERS = ["--locustfile", "tests/load/locustfile.py"]
-SPIKE = ["--locustfile", "tests/load/locustfile.py,tests/load/spike.py"]
+USERS = ["--locustfile", "tests/load/locustfile.py,tests/load/spike.py"]
+# The spike, which has the users of the other profile too.
 COMMANDS = {
-    "locust": [*LOCUST, *USERS, "--users=10", "--spawn-rate=10", "--run-time=4", "--host"],
-    "locust-spike": [*LOCUST, *SPIKE, "--users=20", "--run-time=6", "--host"],
-    "k6": [*K6, "-e", "USERS=10", "-e", "SECONDS=4"],
-    "k6-spike": [*K6, "-e", "USERS=20", "-e", "SECONDS=6", "-e", "SPIKE=1"],
+    "locust": [*LOCUST, *USERS, "--users=20", "--run-time=6", "--host"],
+    "k6": [*K6, "-e", "USERS=20", "-e", "SECONDS=6", "-e", "SPIKE=1"],
 }
 
 

@@ -13,8 +13,12 @@ from tests.servers import ROOT, launching, listening
 PROCESSES = 8
 SCHEMA = [
     ("table", "hero"),
+    ("table", "hero_api_idempotency"),
     ("index", "ix_hero_age"),
+    ("index", "ix_hero_api_idempotency_created"),
+    ("index", "ix_hero_api_idempotency_row_id"),
     ("index", "ix_hero_name"),
+    ("index", "sqlite_autoindex_hero_api_idempotency_1"),
     ("table", "sqlite_sequence"),
 ]
 

@@ -5,8 +5,8 @@ import pytest
 
 from .crash import Crashes, crash
 
-CHAINS, CYCLES = 2, 25
-"""Two servers at a time, each with a file of its own: 50 cycles."""
+CHAINS, CYCLES = 2, 10
+"""Two servers at a time, each with a file of its own: 20 cycles."""
 
 
 async def crash_in_a_chain(directory: Path, seed: int) -> Crashes:

@@ -9,7 +9,7 @@ from .crash import CLIENTS, Crashes, crash
 from .ledger import Hero, Ledger, stored_heroes
 from .retries import Retries
 
-CYCLES = 25
+CYCLES = 10
 
 
 @pytest.fixture
