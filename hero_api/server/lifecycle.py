@@ -4,8 +4,6 @@ The connection paces what it reads from the client by what the application has t
 It is passed along in ASGI's `state`.
 """
 
-from contextlib import suppress
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hero_api.batching.queue import arrived
@@ -30,9 +28,8 @@ class RequestLifecycleMiddleware:
             return message
 
         try:
-            # Starlette raises an error again when it was logged and answered; uvicorn would log it
-            # once more, and close the connection.
-            with suppress(Exception):
-                await self.app(scope, receive_and_note, send)
+            await self.app(scope, receive_and_note, send)
+        except Exception:  # noqa: BLE001 - Starlette raises an error again when it was logged and
+            return  # answered; uvicorn would log it once more, and close the connection
         finally:
             connection.request_ended()

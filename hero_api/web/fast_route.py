@@ -6,7 +6,7 @@ every request that is not plainly good. So FastAPI alone says what is refused, a
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from inspect import iscoroutinefunction, signature
+from inspect import Parameter, iscoroutinefunction, signature
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 
@@ -110,7 +110,12 @@ def _call(dependency: Dependant) -> Callable[[Request], Awaitable[Any]]:
     """Return the dependency as a function of the request."""
     call: Any = dependency.call
     name = dependency.request_param_name or dependency.http_connection_param_name
-    return (lambda _: call()) if name is None else (lambda request: call(**{name: request}))
+    if name is None:
+        return lambda _: call()
+    if signature(call).parameters[name].kind is Parameter.KEYWORD_ONLY:
+        return lambda request: call(**{name: request})
+    only: Callable[[Request], Awaitable[Any]] = call
+    return only
 
 
 def _again(received: Sequence[Message], receive: Receive) -> Receive:
