@@ -21,34 +21,34 @@ class BodyLimitMiddleware:
         self.app = app
         self.max_body_size = max_body_size
         self._by_type = by_type or {}
+        self._taken_of_any_type = min([max_body_size, *self._by_type.values()])
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
         declared = _declared_size(scope) if scope["type"] == "http" else None
         if declared is None:
             return self.app(scope, receive, send)
-        if declared > self.max_body_size and declared > self._limit(scope):
-            return JSONResponse({"detail": _detail(self._limit(scope))}, 413)(scope, receive, send)
+        if refusal := self._refusal(scope, declared):
+            return JSONResponse({"detail": refusal}, 413)(scope, receive, send)
         size = 0
 
         async def receive_within_limit() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self.max_body_size and size > self._limit(scope):
-                raise HTTPException(413, _detail(self._limit(scope)))
+            if refusal := self._refusal(scope, size):
+                raise HTTPException(413, refusal)
             return message
 
         return self.app(scope, receive_within_limit, send)
 
-    def _limit(self, scope: Scope) -> int:
-        """Return how large the body may be."""
+    def _refusal(self, scope: Scope, size: int) -> str | None:
+        """Say why a body of this size is refused, if it is."""
+        if size <= self._taken_of_any_type:
+            return None
         media_type = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
-        return self._by_type.get(media_type, self.max_body_size)
-
-
-def _detail(limit: int) -> str:
-    return f"The body is larger than {limit} bytes"
+        limit = self._by_type.get(media_type, self.max_body_size)
+        return f"The body is larger than {limit} bytes" if size > limit else None
 
 
 def _declared_size(scope: Scope) -> int | None:

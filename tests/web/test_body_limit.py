@@ -72,3 +72,25 @@ async def test_a_declared_body_over_the_limit_is_413_even_where_it_would_not_be_
 ) -> None:
     answer = await client.post("/unread", content=b"x" * (LIMIT + 1))
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(("other", "size"), [(LIMIT // 2, LIMIT), (2 * LIMIT, 2 * LIMIT + 1)])
+@pytest.mark.parametrize("is_declared", [True, False])
+async def test_a_body_of_another_type_has_a_limit_of_its_own_be_it_less_or_more(
+    other: int, size: int, *, is_declared: bool
+) -> None:
+    app = FastAPI()
+
+    @app.post("/size")
+    async def length(request: Request) -> int:
+        return len(await request.body())
+
+    app.add_middleware(BodyLimitMiddleware, max_body_size=LIMIT, by_type={"text/other": other})
+    transport = httpx.ASGITransport(app)
+    headers = {"Content-Type": "text/other; charset=utf-8"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://hero-api") as client:
+        for length_sent, status in (other, 200), (size, 413):
+            content = b"x" * length_sent
+            body = content if is_declared else in_chunks(content)
+            answer = await client.post("/size", content=body, headers=headers)
+            assert answer.status_code == status
