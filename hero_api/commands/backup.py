@@ -1,6 +1,5 @@
 """`hero-api backup` and `hero-api restore`: a SQLite file, while the service runs on it."""
 
-import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -9,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import Table
 
+from hero_api.commands.endpoints import make_table
 from hero_api.commands.new_file import file_beside, new_file
 from hero_api.commands.upgrade import upgrade
-from hero_api.database.sessions import open_database
 from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.file import check_file, open_read_only, open_read_write
 from hero_api.errors import StartError
@@ -107,12 +106,7 @@ def _make_ready(settings: Settings, copy: Path, table: Table) -> None:
     """Let the copy be what the service could start on."""
     its_own = settings.model_copy(update={"database_url": f"sqlite+aiosqlite:///{copy}"})
     upgrade(its_own, [table])
-    asyncio.run(_start(its_own, table))
-
-
-async def _start(settings: Settings, table: Table) -> None:
-    async with open_database(settings, {}, [table]):
-        pass
+    make_table(its_own, table)
 
 
 def _put(copy: Path, settings: Settings, end: float) -> None:

@@ -24,14 +24,19 @@ def open_to_write(settings: Settings, table: Table) -> TransferEndpoint:
     """
     if not settings.is_postgresql:
         check_alone(settings.path)
-    asyncio.run(_make(settings, table))
+    make_table(settings, table)
     return _endpoint(settings)(settings, table, writes=True)
+
+
+def make_table(settings: Settings, table: Table) -> None:
+    """Make the table where it is not there, as the service does when it starts."""
+
+    async def start() -> None:
+        async with open_database(settings, {}, [table]):
+            pass
+
+    asyncio.run(start())
 
 
 def _endpoint(settings: Settings) -> type[PostgreSQLEndpoint | SQLiteEndpoint]:
     return PostgreSQLEndpoint if settings.is_postgresql else SQLiteEndpoint
-
-
-async def _make(settings: Settings, table: Table) -> None:
-    async with open_database(settings, {}, [table]):
-        pass  # as the service does when it starts
