@@ -12,6 +12,7 @@ from typing import Any, Self
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
+from hero_api.database.postgresql.engine import LOCKED_ROWS
 from hero_api.database.verdicts import describe
 from hero_api.errors import (
     ClosingError,
@@ -28,7 +29,6 @@ _KEY = "hero_api.queues"
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
-LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
 
 # When the request of the current task arrived, by the loop's clock, where its server knows better
 # than the call: it may have waited before it was begun.

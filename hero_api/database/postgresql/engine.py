@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import psycopg
 
 _PATIENCE = 50  # milliseconds that a batch waits for what one of its items needs
-_LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
+LOCKED_ROWS = 16  # that are waited for at a time, each on a connection of its own
 # Unless the URL says otherwise: a host that is gone without a word is noticed within seconds.
 DEFAULTS = {
     "application_name": "hero-api",
@@ -82,7 +82,7 @@ class PostgreSQL:
             # What writes looks rows up. A plan that was made while a table was small, and is kept,
             # would go on to read all of it.
             parameters | {"enable_seqscan": "off"},
-            pool_size=1 + _LOCKED_ROWS,
+            pool_size=1 + LOCKED_ROWS,
         )
         self.reader = _create_engine(
             settings.read_url,
