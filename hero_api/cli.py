@@ -251,11 +251,8 @@ def copy_heroes(
     from hero_api.heroes import heroes
 
     source, target = _settings(source_url, "SOURCE_URL"), _settings(target_url, "TARGET_URL")
-    try:
-        with Progress() as progress:
-            copied = copy(source, target, heroes.table, progress)
-    except KeyboardInterrupt:
-        raise StartError("Stopped; to go on, run the same command again") from None
+    with _stoppable("to go on, run the same command again"), Progress() as progress:
+        copied = copy(source, target, heroes.table, progress)
     typer.echo(
         f"{copied.copied:,} heroes copied; both have {copied.heroes:,}, each the same "
         f"(SHA-256 {copied.checksum})"
@@ -283,23 +280,28 @@ def seed(
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    try:
-        with Progress() as progress:
-            rng = random.Random(number)  # noqa: S311 - the same number makes the same heroes
-            first, last = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
-    except KeyboardInterrupt:
-        raise StartError("Stopped; what was stored until then is there") from None
+    rng = random.Random(number)  # noqa: S311 - the same number makes the same heroes
+    with _stoppable("what was stored until then is there"), Progress() as progress:
+        first, last = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
     ids = f", of the ids {first:,} to {last:,}" if count else ""
     typer.echo(f"{count:,} heroes stored in {shown(settings.url)}{ids} (--seed {number})")
+
+
+@contextmanager
+def _stoppable(outcome: str) -> Iterator[None]:
+    """Say in one line what a command that was stopped has left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StartError(f"Stopped; {outcome}") from None
 
 
 @contextmanager
 def _one_line(file: Path, outcome: str) -> Iterator[None]:
     """Say in one line what stopped a command that reads or writes a file."""
     try:
-        yield
-    except KeyboardInterrupt:
-        raise StartError(f"Stopped; {outcome}") from None
+        with _stoppable(outcome):
+            yield
     except OSError as error:
         raise StartError(f"{file}: {error.strerror or error}") from error
 

@@ -58,11 +58,11 @@ def export_lines(
         while chunk := list(islice(rows, _CHUNK)):
             for row in chunk:
                 try:
-                    shown = adapter.validate_python(dict(zip(names, row, strict=True)))
+                    answer = adapter.validate_python(dict(zip(names, row, strict=True)))
                 except ValidationError:
-                    reason = f"{storage.table.name} {row[0]} holds values of the wrong type"
-                    raise StartError(f"{source.name}: {reason}; mend or delete it") from None
-                target.write(adapter.dump_json(shown) + b"\n")
+                    problem = f"{storage.table.name} {row[0]} holds values of the wrong type"
+                    raise StartError(f"{source.name}: {problem}; mend or delete it") from None
+                target.write(adapter.dump_json(answer) + b"\n")
             count += len(chunk)
             progress.advance(len(chunk))
     return count
