@@ -21,6 +21,8 @@ from hero_api.models import HeroCreate, HeroPage
 from hero_api.web.json_lines import read_body
 from hero_api.web.prefix import prefix_of
 
+MAX_KEY = 255  # characters
+
 
 def get_database(request: Request) -> Database:
     """Return the database that the lifespan has opened."""
@@ -29,9 +31,6 @@ def get_database(request: Request) -> Database:
     except AttributeError:
         raise NotRunningError from None
     return database
-
-
-MAX_KEY = 255  # characters
 
 
 # These construct and do not open, so there is nothing to close: no `yield`. They are `async`

@@ -29,7 +29,7 @@ class RequestLifecycleMiddleware:
 
         try:
             await self.app(scope, receive_and_note, send)
-        except Exception:  # noqa: BLE001 - Starlette raises an error again when it was logged and
-            return  # answered; uvicorn would log it once more, and close the connection
+        except Exception:  # noqa: BLE001 - it was answered and logged, and Starlette raises it again
+            return  # uvicorn would log it once more, and close the connection
         finally:
             connection.request_ended()

@@ -30,15 +30,7 @@ def add_exception_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unforeseen_error)
 
 
-def error_response(request: Request, error: ServiceError) -> Response:
-    """Return the answer to a request that failed."""
-    request.state.error = type(error)  # for the metrics
-    if isinstance(error, FaultError):
-        return fault_response(request.scope, error.detail, error.reason)
-    return JSONResponse({"detail": error.detail}, error.status, error.headers)
-
-
-def fault_response(scope: Scope, detail: str, reason: str) -> Response:
+def _fault_response(scope: Scope, detail: str, reason: str) -> Response:
     """Log a fault of the service, in one line, and return its answer: a 500 with the line's id."""
     identity = request_id(scope)
     logger.error("request %s: %s %r: %s", identity, scope["method"], scope["path"], reason)
@@ -47,7 +39,11 @@ def fault_response(scope: Scope, detail: str, reason: str) -> Response:
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
-    return error_response(request, cast(ServiceError, error))
+    error = cast(ServiceError, error)
+    request.state.error = type(error)  # for the metrics
+    if isinstance(error, FaultError):
+        return _fault_response(request.scope, error.detail, error.reason)
+    return JSONResponse({"detail": error.detail}, error.status, error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -67,7 +63,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _bad_request(request: Request, error: Exception) -> Response:
     coding = _coding(request)
     if coding is not None:
-        return error_response(request, ContentCodingError(coding))
+        return await _service_error(request, ContentCodingError(coding))
     return await http_exception_handler(request, cast(HTTPException, error))
 
 
@@ -104,4 +100,4 @@ async def _unforeseen_error(request: Request, error: Exception) -> Response:
     reason = f"{repr(error)!r} in {where}"
     if metrics := getattr(request.app.state, "metrics", None):
         metrics.requests.count(request.scope, 500)  # this answer passes by all middlewares
-    return fault_response(request.scope, "Internal Server Error", reason)
+    return _fault_response(request.scope, "Internal Server Error", reason)

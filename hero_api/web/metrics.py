@@ -4,7 +4,6 @@ It is counted in plain integers, and handed to prometheus-client when it is aske
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -81,8 +80,8 @@ def add_metrics(app: FastAPI) -> None:
     """Measure `app`, and add the handler that tells."""
     app.state.metrics = metrics = Metrics(app)
     app.add_middleware(RequestCountsMiddleware, counts=metrics.requests)
-    get = partial(app.get, tags=["operations"], responses=METRICS, response_class=Response)
-    get("/metrics")(read_metrics)
+    add = app.get("/metrics", tags=["operations"], responses=METRICS, response_class=Response)
+    add(read_metrics)
 
 
 def _of_requests(counts: RequestCounts) -> Iterator[Metric]:
@@ -114,7 +113,9 @@ def _of_requests(counts: RequestCounts) -> Iterator[Metric]:
 
 def _of_queues(queues: BatchQueues) -> Iterator[Metric]:
     refused = CounterMetricFamily(
-        "hero_api_queue_refused", "Calls that found too many waiting.", labels=["queue"]
+        "hero_api_queue_refused",
+        "Calls whose requests were late before they were begun.",
+        labels=["queue"],
     )
     expired = CounterMetricFamily(
         "hero_api_queue_expired", "Calls whose deadline passed.", labels=["queue"]

@@ -9,7 +9,7 @@ logger = logging.getLogger("hero_api")
 
 
 class OverloadLog:
-    """Is told of each request that is refused because too many wait."""
+    """Is told of each request that is refused because its time was over before it began."""
 
     def __init__(self, quiet: float = _QUIET) -> None:
         self._quiet = quiet
