@@ -25,6 +25,7 @@ from hero_api.web.body_limit import BodyLimitMiddleware
 from hero_api.web.cors import JSONCORSMiddleware
 from hero_api.web.declared_query import DeclaredQuery
 from hero_api.web.exception_handlers import add_exception_handlers
+from hero_api.web.fast_route import FastRoutesMiddleware
 from hero_api.web.head import HeadMiddleware
 from hero_api.web.metrics import Metrics, add_metrics
 from hero_api.web.openapi import say_64_bits
@@ -53,14 +54,12 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
+    app.add_middleware(FastRoutesMiddleware)
     app.add_middleware(
         BodyLimitMiddleware,
         max_body_size=settings.max_body_size,
         by_type={MEDIA_TYPE: settings.max_lines_size},
     )
-    app.add_middleware(HeadMiddleware)
-    if settings.root_path:
-        app.add_middleware(PrefixMiddleware, prefix=settings.root_path)
     if settings.cors_origins:
         app.add_middleware(
             JSONCORSMiddleware,
@@ -85,6 +84,10 @@ def create_app(
     routes.add_routes(app, settings)
     health.add_routes(app)
     add_metrics(app)
+    # These two pass a copy of the scope on: what is outside of them does not learn the route.
+    app.add_middleware(HeadMiddleware)
+    if settings.root_path:
+        app.add_middleware(PrefixMiddleware, prefix=settings.root_path)
     # A request is matched against the routes in order: what is asked most comes first.
     app.routes.sort(key=documentation.__contains__)
     return app

@@ -5,7 +5,7 @@ a get, and a simple handler needs neither. FastAPI serves everything else: every
 every request that is not plainly good. So FastAPI alone says what is refused, and how.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from inspect import Parameter, iscoroutinefunction, signature
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
@@ -17,9 +17,34 @@ from fastapi.security.base import SecurityBase
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import from_json
-from starlette.types import Message, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hero_api.web.declared_query import DeclaredQuery
+
+_ERROR = "hero_api.error"  # in the scope
+
+
+class FastRoutesMiddleware:
+    """Serves the requests of fast routes, and leaves all others to the application.
+
+    It is to be the innermost middleware: below it are FastAPI's own layers and its router.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Serve one request."""
+        if scope["type"] == "http" and not scope["app"].dependency_overrides:
+            for route in scope["app"].routes:
+                match, found = route.matches(scope)
+                if match is Match.FULL:
+                    if isinstance(route, FastRoute) and route.is_fast:
+                        scope.update(found)
+                        return route.serve(scope, receive, send, self.app)
+                    break
+        return self.app(scope, receive, send)
 
 
 class FastRoute(APIRoute):
@@ -49,38 +74,44 @@ class FastRoute(APIRoute):
                 (each.name, _call(each)) for each in only.dependencies if not _is_check(each)
             ]
 
-    def handle(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
-        """Serve one request."""
-        # A router that is included may have dependencies of its own.
-        is_included = scope.get("app") is not self.dependency_overrides_provider
-        if self.is_fast and not is_included and scope["method"] in (self.methods or ()):
-            return self._serve(scope, receive, send)
-        return super().handle(scope, receive, send)
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise the error of a request that was served already; serve any other as FastAPI does."""
+        error: Exception | None = scope.pop(_ERROR, None)
+        if error is not None:
+            raise error
+        await super().handle(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(self, scope: Scope, receive: Receive, send: Send, otherwise: ASGIApp) -> None:
+        """Serve one request; `otherwise` FastAPI answers those that it refuses, and the errors."""
         received: list[Message] = []
+        if self._body:
+            receive = _keeping(receive, received)
+        request = Request(scope, receive, send)
+        try:
+            response = await self._respond(request)
+        except Exception as error:  # noqa: BLE001 - the exception handlers are asked
+            scope[_ERROR] = error
+            response = None
+        if response is None:
+            receive = _again(received, receive)
+            await otherwise(scope, receive, send)
+        else:
+            await response(scope, receive, send)
 
-        async def receive_and_keep() -> Message:
-            message = await receive()
-            received.append(message)
-            return message
-
-        request = Request(scope, receive_and_keep, send)
-        values = None
-        if not scope["app"].dependency_overrides:
-            # Before the body is read: a client without the token learns nothing else.
-            for check in self._checks:
-                await check(request)
-            values = self._read(request, await request.body() if self._body else b"")
+    async def _respond(self, request: Request) -> Response | None:
+        """Return the handler's response; None to a request that FastAPI is to judge."""
+        # Before the body is read: a client without the token learns nothing else.
+        for check in self._checks:
+            await check(request)
+        values = self._read(request, await request.body() if self._body else b"")
         if values is None:
-            await self.app(scope, _again(received, receive), send)
-            return
+            return None
         for name, call in self._dependencies:
             value = await call(request)
             if name is not None:
                 values[name] = value
         response: Response = await self.endpoint(**values)
-        await response(scope, receive, send)
+        return response
 
     def _read(self, request: Request, body: bytes) -> dict[str, Any] | None:
         """Return the handler's parameters; None of a request that FastAPI is to judge."""
@@ -116,6 +147,17 @@ def _call(dependency: Dependant) -> Callable[[Request], Awaitable[Any]]:
         return lambda request: call(**{name: request})
     only: Callable[[Request], Awaitable[Any]] = call
     return only
+
+
+def _keeping(receive: Receive, received: list[Message]) -> Receive:
+    """Return what receives, and keeps what it has received."""
+
+    async def receive_and_keep() -> Message:
+        message = await receive()
+        received.append(message)
+        return message
+
+    return receive_and_keep
 
 
 def _again(received: Sequence[Message], receive: Receive) -> Receive:

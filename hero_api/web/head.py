@@ -5,6 +5,8 @@ from collections.abc import Awaitable
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+ASKED_METHOD = "hero_api.asked_method"  # in the scope
+
 
 class HeadMiddleware:
     """Serves HEAD by the handler of GET, where there is none of its own; servers omit the body.
@@ -20,5 +22,6 @@ class HeadMiddleware:
         if scope.get("method") == "HEAD" and not any(
             route.matches(scope)[0] is Match.FULL for route in scope["app"].routes
         ):
-            scope = {**scope, "method": "GET"}  # a copy: the server knows that it was HEAD
+            # A copy: the server knows that it was HEAD.
+            scope = {**scope, "method": "GET", ASKED_METHOD: "HEAD"}
         return self.app(scope, receive, send)

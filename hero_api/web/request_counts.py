@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Iterable
-from functools import partial
 from time import perf_counter
 
 from fastapi.routing import APIRoute
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hero_api import errors
 from hero_api.errors import OverloadedError, ServiceError, UnavailableError
 from hero_api.histogram import SECONDS, Histogram
+from hero_api.web.head import ASKED_METHOD
 from hero_api.web.overload import OverloadLog
 
 # A client can make up a method or a path, and each would be a series of its own.
@@ -53,7 +53,8 @@ class RequestCounts:
             self.by_route[_NO_ROUTE, method] = _Counts((307, 404, 413))
             self.by_route |= {(route.path, method): _Counts((405,)) for route in known}
         for route in known:
-            for method in route.methods or ():
+            methods = route.methods or set()
+            for method in methods | ({"HEAD"} if "GET" in methods else set()):
                 self.by_route[route.path, method] = _Counts(_statuses(route))
 
     def count(self, scope: Scope, status: int) -> Histogram:
@@ -61,7 +62,7 @@ class RequestCounts:
         path = self._paths.get(scope.get("endpoint"))
         if path is None:
             path = getattr(scope.get("route"), "path", _NO_ROUTE)
-        counts = self.by_route.get((path, scope["method"]))
+        counts = self.by_route.get((path, scope.get(ASKED_METHOD) or scope["method"]))
         if counts is None:
             counts = self.by_route.setdefault((path, "other"), _Counts(()))
         statuses = counts.statuses
@@ -75,25 +76,33 @@ class RequestCounts:
 
 
 class RequestCountsMiddleware:
-    """Counts each request when its answer begins.
-
-    It is no coroutine and makes no closure: each would cost a get another percent.
-    """
+    """Counts each request when its answer begins, and one that ends in an error as a 500."""
 
     def __init__(self, app: ASGIApp, counts: RequestCounts) -> None:
         self.app = app
-        self.count = counts.count
+        self._count = counts.count
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        return self.app(scope, receive, partial(self._send, scope, send, perf_counter()))
+            await self.app(scope, receive, send)
+            return
+        begun = perf_counter()
+        is_answered = False
 
-    def _send(self, scope: Scope, send: Send, begun: float, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            self.count(scope, message["status"]).observe(perf_counter() - begun)
-        return send(message)
+        def count_and_send(message: Message) -> Awaitable[None]:
+            nonlocal is_answered
+            if message["type"] == "http.response.start":
+                is_answered = True
+                self._count(scope, message["status"]).observe(perf_counter() - begun)
+            return send(message)
+
+        try:
+            await self.app(scope, receive, count_and_send)
+        except Exception:
+            if not is_answered:
+                self._count(scope, 500)
+            raise
 
 
 def _statuses(route: Route) -> set[int]:

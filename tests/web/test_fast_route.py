@@ -34,7 +34,7 @@ from hero_api.heroes import heroes
 from hero_api.models import HeroCreate
 from hero_api.settings import Settings
 from hero_api.testing import running
-from hero_api.web.fast_route import FastRoute
+from hero_api.web.fast_route import FastRoute, FastRoutesMiddleware
 from tests.test_bad_input import BAD, Request
 
 JSON = "application/json"
@@ -434,6 +434,7 @@ async def asked_of(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return all answers of a route of this class, and what its handler has left behind."""
     app = FastAPI()
+    app.add_middleware(FastRoutesMiddleware)
     app.router.add_api_route(
         path, handler, methods=[method], route_class_override=route_class, **options
     )
@@ -516,6 +517,7 @@ async def test_an_included_route_keeps_the_dependencies_of_its_router(router: AP
 
     router.add_api_route("/added", of_nothing, route_class_override=FastRoute)
     app = FastAPI()
+    app.add_middleware(FastRoutesMiddleware)
     app.include_router(router, dependencies=[Depends(refuse)])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://hero-api") as client:

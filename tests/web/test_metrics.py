@@ -1,12 +1,13 @@
 import asyncio
 import shutil
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
 
 from hero_api.app import create_app
@@ -22,6 +23,7 @@ REQUESTS: dict[str, tuple[Sequence[Any], tuple[str, str, int]]] = {
     "created": (("POST", "/heroes/", HERO), ("/heroes/", "POST", 200)),
     "read": (("GET", "/heroes/1"), ("/heroes/{hero_id}", "GET", 200)),
     "listed": (("GET", "/heroes/?limit=1"), ("/heroes/", "GET", 200)),
+    "asked for its head": (("HEAD", "/heroes/1"), ("/heroes/{hero_id}", "HEAD", 200)),
     "not found": (("GET", "/heroes/7"), ("/heroes/{hero_id}", "GET", 404)),
     "not allowed": (("PUT", "/heroes/7"), ("/heroes/{hero_id}", "PUT", 405)),
     "not valid": (("GET", "/heroes/x"), ("/heroes/{hero_id}", "GET", 422)),
@@ -60,6 +62,12 @@ async def test_a_request_is_counted_by_route_method_and_status(
     assert after[requests(*counted)] == before[requests(*counted)] + 1
 
 
+async def test_a_request_is_counted_by_its_route_under_a_prefix_too(settings: Settings) -> None:
+    async with running(create_app(settings.model_copy(update={"root_path": "/api"}))) as client:
+        await client.post("/heroes/", json=HERO)
+        assert (await samples(client))[requests("/heroes/", "POST", 200)] == 1
+
+
 async def test_every_series_is_there_from_the_start(client: httpx.AsyncClient) -> None:
     at_the_start = (await samples(client)).keys()
     for asked, _ in REQUESTS.values():
@@ -84,6 +92,22 @@ async def test_an_error_that_nobody_foresaw_is_counted_as_a_500(app: FastAPI) ->
     async with running(app, raise_app_exceptions=False) as client:
         assert (await client.get("/broken")).status_code == 500
         assert (await samples(client))[requests("/broken", "GET", 500)] == 1
+
+
+async def test_an_answer_that_breaks_off_is_counted_once(app: FastAPI) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"some"
+        raise RuntimeError
+
+    @app.get("/broken")
+    async def broken() -> StreamingResponse:
+        return StreamingResponse(parts())
+
+    async with running(app, raise_app_exceptions=False) as client:
+        await client.get("/broken")
+        counted = await samples(client)
+        assert counted[requests("/broken", "GET", 200)] == 1
+        assert counted[requests("/broken", "GET", 500)] == 0
 
 
 async def test_a_503_is_counted_by_its_reason(app: FastAPI, client: httpx.AsyncClient) -> None:
