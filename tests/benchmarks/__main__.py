@@ -40,7 +40,7 @@ def benchmark(  # noqa: PLR0913, PLR0917 - the options of the command
     work: Annotated[
         str, typer.Option(help="Which, with commas between.", show_default="all of the engine")
     ] = "",
-    connections: Annotated[str, typer.Option(help="How many, with commas.")] = "1,64,1000",
+    connections: Annotated[str, typer.Option(help="How many, with commas.")] = "1,64,1000,5000",
     output_dir: Annotated[
         Path,
         typer.Option(help="For the JSON and the plot.", show_default="tests/benchmarks/results"),
@@ -142,8 +142,8 @@ def _numbers(text: str) -> Sequence[int]:
     except ValueError:
         message = "connections are whole numbers with commas between"
         raise typer.BadParameter(message) from None
-    if not all(1 <= number <= 2000 for number in numbers):
-        message = "from 1 to 2,000 connections"
+    if not all(1 <= number <= machine.MAX_CONNECTIONS for number in numbers):
+        message = f"from 1 to {machine.MAX_CONNECTIONS:,} connections"
         raise typer.BadParameter(message)
     return numbers
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from .results import Cell, Results
 from .servers import (
@@ -13,14 +14,15 @@ from .servers import (
     POCKETBASE,
     PORT,
     PSYCOPG,
+    STARLETTE,
     Server,
 )
 
 _USUAL = 64  # connections
-_MANY = 1_000
+_MANY = 1_000, 5_000
 _ROUTES = {"get": 5.0, "first": 4.0, "pages": 4.0, "create": 5.0}
 _ALL = (*_ROUTES, "mix")
-_CEILING = {"get": 0.90, "first": 0.85, "pages": 0.65, "create": 0.70, "mix": 0.70}
+_CEILING = {"get": 1.6, "first": 1.7, "pages": 1.0, "create": 1.0, "mix": 1.0}
 _POCKETBASE = {"get": 1.0, "pages": 2.5, "create": 1.0, "mix": 1.0}
 
 
@@ -73,6 +75,7 @@ def _against_others(results: Results) -> Iterator[Goal]:
 
     for work, bound in _CEILING.items():
         yield goal(work, CEILING, bound, "the ceiling")
+    yield goal("get", STARLETTE, 0.5, "bare Starlette")
     for work, bound in _POCKETBASE.items():
         if work in {"create", "mix"}:
             yield goal(work, POCKETBASE, bound, "PocketBase: FULL to its NORMAL")
@@ -99,21 +102,30 @@ def _one_connection(results: Results) -> Iterator[Goal]:
 
 
 def _many_connections(results: Results) -> Iterator[Goal]:
-    for work in _ALL:
-        many = Cell(work, _MANY, OURS.name)
-        what = f"{work} at 1,000 connections"
-        usual = Cell(work, _USUAL, OURS.name)
-        yield _faster(results, f"{what}, to itself at 64", many, usual, 0.85)
+    for work, connections in product(_ALL, _MANY):
+        many, usual = Cell(work, connections, OURS.name), Cell(work, _USUAL, OURS.name)
+        what = f"{work} at {connections:,} connections"
+        # It is to lose no more than an empty handler does.
+        ceiling = results.rate_ratio(
+            Cell(work, connections, CEILING.name), Cell(work, _USUAL, CEILING.name)
+        )
+        if ceiling is not None:
+            yield _faster(results, f"{what}, to itself at 64", many, usual, ceiling)
         figures = results.medians(many)
-        spread = figures.p99 / figures.p50 if figures and figures.p50 and figures.p99 else None
-        yield Goal(f"{what}, p99 to p50", spread, 3, at_most=True, beyond=True)
-        errors = float(figures.errors) if figures else None
-        yield Goal(f"{what}, errors", errors, 0, at_most=True, unit="")
+        if figures is None or not figures.p50 or not figures.p99 or not figures.longest:
+            continue
+        yield Goal(f"{what}, errors", float(figures.errors), 0, at_most=True, unit="")
+        if connections == min(_MANY):
+            yield Goal(f"{what}, p99 to p50", figures.p99 / figures.p50, 3, at_most=True)
+        else:
+            turn = connections / figures.rate * 1_000
+            longest = figures.longest / turn
+            yield Goal(f"{what}, longest wait to a turn of all", longest, 2.5, at_most=True)
 
 
 def _writes(results: Results) -> Goal:
     writes, creates = Cell("writes", _USUAL, OURS.name), Cell("create", _USUAL, OURS.name)
-    return _faster(results, "writes, to creates alone", writes, creates, 0.85)
+    return _faster(results, "writes, to creates alone", writes, creates, 0.9)
 
 
 def _faster(results: Results, what: str, one: Cell, other: Cell, bound: float) -> Goal:

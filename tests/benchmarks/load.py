@@ -22,6 +22,7 @@ class Figures:
     cpu: float | None  # microseconds of the server's CPU time an answer
     p50: float | None  # milliseconds
     p99: float | None
+    longest: float | None
     errors: int  # socket errors, time-outs and answers of 400 and more
     memory: float  # the server's peak, in megabytes
     size: float | None  # bytes of an answer, with its headers
@@ -72,6 +73,7 @@ class Loader:
             cpu=used / answers * 1_000_000 if answers else None,
             p50=said["p50"] / 1000 if answers else None,
             p99=said["p99"] / 1000 if answers else None,
+            longest=said["longest"] / 1000 if answers else None,
             errors=int(said["socket_errors"] + said["bad_answers"]),
             memory=self.server.peak_memory(),
             size=said["bytes"] / answers if answers else None,

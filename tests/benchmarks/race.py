@@ -15,7 +15,9 @@ from .work import HEROES, Work
 
 _WARM_UP_SECONDS = 1
 _WARM_UP_CONNECTIONS = 8  # few enough for every server
-_HUNG = Figures(rate=0, cpu=None, p50=None, p99=None, errors=0, memory=0, size=None, hung=True)
+_HUNG = Figures(
+    rate=0, cpu=None, p50=None, p99=None, longest=None, errors=0, memory=0, size=None, hung=True
+)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Results:
             cpu=_median(run.cpu for run in runs),
             p50=_median(run.p50 for run in runs),
             p99=_median(run.p99 for run in runs),
+            longest=_median(run.longest for run in runs),
             errors=sum(run.errors for run in runs),
             memory=max(run.memory for run in runs),
             size=_median(run.size for run in runs),

@@ -110,11 +110,18 @@ OURS_NORMAL = Server(
 )
 CEILING = Server(
     name="ceiling",
-    description="FastAPI at its defaults, answering constants",
+    description="the tutorial's signatures in FastAPI, answering constants",
     durability="none",
     command=_program("ceiling", lifespan="off"),
     database=None,
     changes=True,
+)
+STARLETTE = Server(
+    name="starlette",
+    description="bare Starlette, answering constants",
+    durability="none",
+    command=_program("starlette_app", lifespan="off"),
+    database=None,
 )
 PORT = Server(
     name="async-port",
@@ -193,7 +200,7 @@ PSYCOPG = replace(
 )
 
 ENGINES = {
-    "sqlite": (OURS, CEILING, OURS_NORMAL, POCKETBASE, PORT, LITESTAR, TUTORIAL),
+    "sqlite": (OURS, CEILING, STARLETTE, OURS_NORMAL, POCKETBASE, PORT, LITESTAR, TUTORIAL),
     "postgresql": (ON_POSTGRESQL, TWO_ON_POSTGRESQL, CEILING, ASYNCPG, PSYCOPG),
 }
 SERVERS = {server.name: server for engine in ENGINES.values() for server in engine}

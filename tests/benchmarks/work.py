@@ -37,10 +37,10 @@ function done(summary, latency, requests)
   local errors = summary.errors
   local bad_answers = {bad_answers}
   io.write(string.format(
-    '\\n{{"requests": %d, "microseconds": %d, "bytes": %d, "p50": %f, "p99": %f, '
+    '\\n{{"requests": %d, "microseconds": %d, "bytes": %d, "p50": %f, "p99": %f, "longest": %f, '
     .. '"socket_errors": %d, "bad_answers": %d}}\\n',
     summary.requests, summary.duration, summary.bytes,
-    latency:percentile(50), latency:percentile(99),
+    latency:percentile(50), latency:percentile(99), latency.max,
     errors.connect + errors.read + errors.write + errors.timeout, bad_answers))
 end
 """

@@ -1,17 +1,32 @@
-"""The ceiling: FastAPI at its defaults, with constants for answers and nothing behind them.
+"""The ceiling: FastAPI at its defaults, with the tutorial's signatures and constants for answers.
 
-The same routes and models as the hero API; no session, no middleware, no database.
+No session, no middleware, no database.
 """
 
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Query
+from sqlmodel import SQLModel
 
-from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.models import Deleted, HeroCreate, HeroPage, HeroPublic, HeroUpdate
 
-HeroId = Annotated[int, Path(ge=MIN_ID, le=MAX_ID)]
-PageQuery = Annotated[HeroPage, Query()]
+class HeroBase(SQLModel):
+    name: str
+    age: int | None = None
+
+
+class HeroPublic(HeroBase):
+    id: int
+    secret_name: str
+
+
+class HeroCreate(HeroBase):
+    secret_name: str
+
+
+class HeroUpdate(HeroBase):
+    name: str | None = None  # type: ignore[assignment]  # as the tutorial has it
+    age: int | None = None
+    secret_name: str | None = None
 
 
 def _hero(number: int) -> HeroPublic:
@@ -21,7 +36,6 @@ def _hero(number: int) -> HeroPublic:
 
 HERO = _hero(5000)
 PAGE = [_hero(number) for number in range(5000, 5100)]
-DELETED = Deleted()
 
 app = FastAPI()
 
@@ -32,20 +46,23 @@ async def create_hero(hero: HeroCreate) -> HeroPublic:  # noqa: ARG001 - it is p
 
 
 @app.get("/heroes/")
-async def read_heroes(page: PageQuery) -> list[HeroPublic]:  # noqa: ARG001
+async def read_heroes(
+    offset: int = 0,  # noqa: ARG001
+    limit: Annotated[int, Query(le=100)] = 100,  # noqa: ARG001
+) -> list[HeroPublic]:
     return PAGE
 
 
 @app.get("/heroes/{hero_id}")
-async def read_hero(hero_id: HeroId) -> HeroPublic:  # noqa: ARG001
+async def read_hero(hero_id: int) -> HeroPublic:  # noqa: ARG001
     return HERO
 
 
 @app.patch("/heroes/{hero_id}")
-async def update_hero(hero_id: HeroId, hero: HeroUpdate) -> HeroPublic:  # noqa: ARG001
+async def update_hero(hero_id: int, hero: HeroUpdate) -> HeroPublic:  # noqa: ARG001
     return HERO
 
 
 @app.delete("/heroes/{hero_id}")
-async def delete_hero(hero_id: HeroId) -> Deleted:  # noqa: ARG001
-    return DELETED
+async def delete_hero(hero_id: int) -> dict[str, bool]:  # noqa: ARG001
+    return {"ok": True}
