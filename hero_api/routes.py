@@ -1,7 +1,6 @@
 """The hero handlers, as the tutorial has them."""
 
 from functools import partial
-from urllib.parse import urlencode
 
 from fastapi import Depends, FastAPI, Response
 from fastapi.routing import APIRoute
@@ -66,7 +65,7 @@ async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> 
     listed = await heroes.list_page(session, page)
     response = HeroJSON(listed.body)
     if listed.next_after is not None:
-        following = urlencode(page.following(listed.next_after))
+        following = page.following(listed.next_after)
         response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
     if listed.total is not None:
         response.headers["X-Total-Count"] = str(listed.total)

@@ -1,6 +1,7 @@
 """A page of a list, as the query of a request has it."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
@@ -23,6 +24,7 @@ def _is_a_number(value: object) -> object:
 NUMBER = BeforeValidator(_is_a_number)
 # Any number of 64 bits, be it an id or what a column is compared with.
 Number = Annotated[int, Field(ge=MIN_ID, le=MAX_ID), NUMBER]
+_PLACE = {"offset", "limit", "after"}
 
 
 class Page(BaseModel, frozen=True):
@@ -36,7 +38,10 @@ class Page(BaseModel, frozen=True):
     after: Number | None = None
     count: bool = False
 
-    def following(self, after: int) -> dict[str, str]:
+    def following(self, after: int) -> str:
         """Return the query of the page that follows the row `after`: the same filters."""
-        query = self.model_dump(mode="json", exclude_defaults=True, exclude={"offset"})
-        return query | {"limit": self.limit, "after": after}
+        query = f"limit={self.limit}&after={after}"
+        if self.model_fields_set <= _PLACE:
+            return query
+        filters = self.model_dump(mode="json", exclude_defaults=True, exclude={*_PLACE})
+        return f"{urlencode(filters)}&{query}" if filters else query
