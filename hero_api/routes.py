@@ -39,6 +39,7 @@ from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_
 from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
+_REPLAYED = {"Idempotent-Replayed": "true"}
 
 
 class HeroJSON(Response):
@@ -52,13 +53,11 @@ async def create_hero(
 ) -> Response:
     """Store a hero; an `id` that you chose is honoured while it is free.
 
-    With an `Idempotency-Key` it is stored once, however often you send it.
+    With an `Idempotency-Key` it is stored once, however often you send it; so are lines.
     """
     created = await heroes.create(session, hero, idempotency_key)
     headers = {"Location": f"{prefix}/heroes/{created.id}"}
-    if created.is_replay:
-        headers["Idempotent-Replayed"] = "true"
-    return TaggedJSON(created.body, headers)
+    return TaggedJSON(created.body, headers | (_REPLAYED if created.is_replay else {}))
 
 
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
@@ -73,10 +72,13 @@ async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> 
     return response
 
 
-async def create_heroes(lines: HeroLines, session: WriteSession) -> Response:
+async def create_heroes(
+    idempotency_key: IdempotencyKey, lines: HeroLines, session: WriteSession
+) -> Response:
     """Store a hero for each line, or none."""
-    created = await heroes.create_bulk(session, lines)
-    return JSONLines("".join(f"{each.body}\n" for each in created))
+    created = await heroes.create_bulk(session, lines, idempotency_key)
+    content = "".join(f"{body}\n" for body in created.bodies)
+    return JSONLines(content, headers=_REPLAYED if created.is_replay else None)
 
 
 async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
