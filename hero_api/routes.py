@@ -34,6 +34,7 @@ from hero_api.dependencies import (
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
+from hero_api.storage import Listed
 from hero_api.web.fast_route import FastRoute
 from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 from hero_api.web.tagged_response import TaggedJSON
@@ -63,12 +64,10 @@ async def create_hero(
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
     """List heroes in id order; a full page's `Link` header leads to the next."""
     listed = await heroes.list_page(session, page)
-    response = HeroJSON(listed.body)
+    response = HeroJSON(listed.body, headers=_total(listed))
     if listed.next_after is not None:
         following = urlencode(page.following(listed.next_after))
         response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
-    if listed.total is not None:
-        response.headers["X-Total-Count"] = str(listed.total)
     return response
 
 
@@ -83,7 +82,10 @@ async def create_heroes(
 
 async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
     """List all heroes that the filters match; where you send a `limit`, that page."""
-    return await stream_lines(page.lines async for page in heroes.pages(session, page))
+    pages = heroes.pages(session, page)
+    first = await anext(pages)  # what goes wrong before it is there is answered as ever
+    following = (listed.lines async for listed in pages)
+    return stream_lines(first.lines, following, headers=_total(first))
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
@@ -105,6 +107,10 @@ async def delete_hero(hero_id: HeroId, if_match: IfMatch, session: WriteSession)
     """Delete one hero; with `If-Match`, only one that has that `ETag` still."""
     await heroes.delete(session, hero_id, if_match)
     return HeroJSON(Deleted().model_dump_json())
+
+
+def _total(listed: Listed) -> dict[str, str]:
+    return {} if listed.total is None else {"X-Total-Count": str(listed.total)}
 
 
 def add_routes(app: FastAPI, settings: Settings) -> None:
