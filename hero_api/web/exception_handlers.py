@@ -9,6 +9,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match, Route
@@ -98,6 +99,12 @@ async def _unforeseen_error(request: Request, error: Exception) -> Response:
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     # The second repr escapes what an exception's own may contain, such as line breaks.
     reason = f"{repr(error)!r} in {where}"
+    response = _fault_response(request.scope, "Internal Server Error", reason)
+    response.background = BackgroundTask(_count_fault, request)
+    return response
+
+
+async def _count_fault(request: Request) -> None:
+    """Count an answer that passes by all middlewares; where another had begun, it is not sent."""
     if metrics := getattr(request.app.state, "metrics", None):
-        metrics.requests.count(request.scope, 500)  # this answer passes by all middlewares
-    return _fault_response(request.scope, "Internal Server Error", reason)
+        metrics.requests.count(request.scope, 500)

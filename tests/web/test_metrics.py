@@ -1,12 +1,14 @@
 import asyncio
 import shutil
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from fastapi.responses import StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
 
 from hero_api.app import create_app
@@ -84,6 +86,23 @@ async def test_an_error_that_nobody_foresaw_is_counted_as_a_500(app: FastAPI) ->
     async with running(app, raise_app_exceptions=False) as client:
         assert (await client.get("/broken")).status_code == 500
         assert (await samples(client))[requests("/broken", "GET", 500)] == 1
+
+
+async def test_an_answer_that_breaks_off_is_counted_once(app: FastAPI) -> None:
+    async def begin_and_fail() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError
+
+    @app.get("/half")
+    async def half() -> Response:
+        return StreamingResponse(begin_and_fail())
+
+    async with running(app, raise_app_exceptions=False) as client:
+        with suppress(RuntimeError):
+            await client.get("/half")
+        counted = await samples(client)
+        assert counted[requests("/half", "GET", 200)] == 1
+        assert counted.get(requests("/half", "GET", 500), 0) == 0
 
 
 async def test_a_503_is_counted_by_its_reason(app: FastAPI, client: httpx.AsyncClient) -> None:
