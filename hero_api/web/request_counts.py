@@ -53,7 +53,8 @@ class RequestCounts:
             self.by_route[_NO_ROUTE, method] = _Counts((307, 404, 413))
             self.by_route |= {(route.path, method): _Counts((405,)) for route in known}
         for route in known:
-            for method in route.methods or ():
+            methods = route.methods or set()
+            for method in {*methods, *({"HEAD"} if "GET" in methods else ())}:
                 self.by_route[route.path, method] = _Counts(_statuses(route))
 
     def count(self, scope: Scope, status: int) -> Histogram:

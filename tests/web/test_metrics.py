@@ -30,6 +30,11 @@ REQUESTS: dict[str, tuple[Sequence[Any], tuple[str, str, int]]] = {
     "a body that is too large": (("POST", "/heroes/", LARGE), ("none", "POST", 413)),
     "of no route": (("GET", "/villains/7"), ("none", "GET", 404)),
     "sent elsewhere": (("GET", "/heroes"), ("none", "GET", 307)),
+    "the head of a hero": (("HEAD", "/heroes/1"), ("/heroes/{hero_id}", "HEAD", 200)),
+    "the head of none": (("HEAD", "/heroes/7"), ("/heroes/{hero_id}", "HEAD", 404)),
+    "the head of no route": (("HEAD", "/villains"), ("none", "HEAD", 404)),
+    "a head that is not there": (("HEAD", "/"), ("/", "HEAD", 405)),
+    "options": (("OPTIONS", "/heroes/7"), ("/heroes/{hero_id}", "OPTIONS", 405)),
     "a method that nobody knows": (("AVENGE", "/heroes/7"), ("/heroes/{hero_id}", "other", 405)),
     "a probe": (("GET", "/livez"), ("/livez", "GET", 200)),
     "the documentation": (("GET", "/docs"), ("/docs", "GET", 200)),
@@ -108,8 +113,9 @@ async def test_an_answer_that_breaks_off_is_counted_once(app: FastAPI) -> None:
 async def test_a_503_is_counted_by_its_reason(app: FastAPI, client: httpx.AsyncClient) -> None:
     app.state.draining = True
     assert (await client.get("/readyz")).status_code == 503
+    assert (await client.head("/readyz")).status_code == 503
     counted = await samples(client)
-    assert counted['hero_api_unavailable_total{reason="Closing"}'] == 1
+    assert counted['hero_api_unavailable_total{reason="Closing"}'] == 2
     assert counted['hero_api_unavailable_total{reason="Overloaded"}'] == 0
 
 
