@@ -69,7 +69,7 @@ CONFLICT = _refusal(
     409, "The id is taken, or a constraint refuses it", TakenError("hero", 1).detail
 )
 GONE = _refusal(
-    410, "The hero of this `Idempotency-Key` was deleted", DeletedSinceError("hero").detail
+    410, "A hero of this `Idempotency-Key` was deleted", DeletedSinceError("hero").detail
 )
 STALE = _refusal(412, "The hero has another ETag than `If-Match` has", StaleError("hero").detail)
 NOT_MODIFIED: Answers = {304: {"description": "`If-None-Match` has the hero's ETag"}}
@@ -100,5 +100,5 @@ def _header(header: str, description: str, **bounds: int) -> dict[str, Any]:
 IF_NONE_MATCH = _header("If-None-Match", "ETags of which the answer is known")
 IF_MATCH = _header("If-Match", "ETags of which the hero must have one")
 KEY = _header(
-    "Idempotency-Key", "under which the hero is stored once", minLength=1, maxLength=MAX_KEY
+    "Idempotency-Key", "under which what you send is stored once", minLength=1, maxLength=MAX_KEY
 )

@@ -68,12 +68,12 @@ class KeyReusedError(ServiceError):
 
 
 class DeletedSinceError(ServiceError):
-    """What was stored under the key was deleted since, and the answer with it."""
+    """What was stored under the key was deleted since, or a part of it, and the answer with it."""
 
     status = 410
 
     def __init__(self, noun: str) -> None:
-        super().__init__(f"The {noun} of this Idempotency-Key was created, and deleted since")
+        super().__init__(f"A {noun} of this Idempotency-Key was created, and deleted since")
 
 
 class RefusedError(ServiceError):

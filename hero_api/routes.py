@@ -33,11 +33,13 @@ from hero_api.dependencies import (
 from hero_api.heroes import heroes
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
+from hero_api.storage import Listed
 from hero_api.web.fast_route import FastRoute
 from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
 from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
+_REPLAYED = {"Idempotent-Replayed": "true"}
 
 
 class HeroJSON(Response):
@@ -51,36 +53,38 @@ async def create_hero(
 ) -> Response:
     """Store a hero; an `id` that you chose is honoured while it is free.
 
-    With an `Idempotency-Key` it is stored once, however often you send it.
+    With an `Idempotency-Key` it is stored once, however often you send it; so are lines.
     """
     created = await heroes.create(session, hero, idempotency_key)
     headers = {"Location": f"{prefix}/heroes/{created.id}"}
-    if created.is_replay:
-        headers["Idempotent-Replayed"] = "true"
-    return TaggedJSON(created.body, headers)
+    return TaggedJSON(created.body, headers | (_REPLAYED if created.is_replay else {}))
 
 
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
     """List heroes in id order; a full page's `Link` header leads to the next."""
     listed = await heroes.list_page(session, page)
-    response = HeroJSON(listed.body)
+    response = HeroJSON(listed.body, headers=_total(listed))
     if listed.next_after is not None:
         following = page.following(listed.next_after)
         response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
-    if listed.total is not None:
-        response.headers["X-Total-Count"] = str(listed.total)
     return response
 
 
-async def create_heroes(lines: HeroLines, session: WriteSession) -> Response:
+async def create_heroes(
+    idempotency_key: IdempotencyKey, lines: HeroLines, session: WriteSession
+) -> Response:
     """Store a hero for each line, or none."""
-    created = await heroes.create_bulk(session, lines)
-    return JSONLines("".join(f"{each.body}\n" for each in created))
+    created = await heroes.create_bulk(session, lines, idempotency_key)
+    content = "".join(f"{body}\n" for body in created.bodies)
+    return JSONLines(content, headers=_REPLAYED if created.is_replay else None)
 
 
 async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
     """List all heroes that the filters match; where you send a `limit`, that page."""
-    return await stream_lines(page.lines async for page in heroes.pages(session, page))
+    pages = heroes.pages(session, page)
+    first = await anext(pages)  # what goes wrong before it is there is answered as ever
+    following = (listed.lines async for listed in pages)
+    return stream_lines(first.lines, following, headers=_total(first))
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
@@ -102,6 +106,10 @@ async def delete_hero(hero_id: HeroId, if_match: IfMatch, session: WriteSession)
     """Delete one hero; with `If-Match`, only one that has that `ETag` still."""
     await heroes.delete(session, hero_id, if_match)
     return HeroJSON(Deleted().model_dump_json())
+
+
+def _total(listed: Listed) -> dict[str, str]:
+    return {} if listed.total is None else {"X-Total-Count": str(listed.total)}
 
 
 def add_routes(app: FastAPI, settings: Settings) -> None:

@@ -44,6 +44,7 @@ from hero_api.database.statements import (
 )
 from hero_api.database.verdicts import Concerns, judge
 from hero_api.errors import (
+    ContendedError,
     DamagedRowError,
     DeletedSinceError,
     FaultError,
@@ -98,11 +99,21 @@ class Created(NamedTuple):
     is_replay: bool = False
 
 
+class CreatedRows(NamedTuple):
+    """Rows that were stored together, now or before under the same key: their JSON objects."""
+
+    bodies: Sequence[str]
+    is_replay: bool = False
+
+
+Rows = Mapping[int, BaseModel]  # to be stored together, by the numbers of their lines
+
+
 class Keyed(NamedTuple):
-    """A row that is stored once, however often it is sent with this key."""
+    """A row, or several, to be stored once, however often they are sent with this key."""
 
     key: str
-    row: BaseModel
+    content: BaseModel | Rows
 
 
 class Change(NamedTuple):
@@ -144,10 +155,9 @@ class Storage(Generic[Create, Update]):
         self._on_sqlite = cache(partial(SQLiteStatements, self.table, filters))
         self._scans = [name for name, each in filters.items() if each.operator != "="]
 
-        def write(function: Any, kind: str, touches: Any = None) -> Any:  # noqa: ANN401
-            return batched(
-                function, WRITES, name=f"{kind}_{self._noun}", touches=touches, locks=self.lock
-            )
+        def write(function: Any, kind: str, touches: Any = None, **options: Any) -> Any:  # noqa: ANN401
+            options |= {"touches": touches, "locks": self.lock}
+            return batched(function, WRITES, name=f"{kind}_{self._noun}", **options)
 
         self.queues = [WRITES, PROBES]
 
@@ -168,9 +178,9 @@ class Storage(Generic[Create, Update]):
         )
         self._create_once: Any = write(once, "create_once", self._touched_by_keyed)
         self._choose_once: Any = write(chosen_once, "choose_once", self._touched_by_keyed)
-        self._create_bulk: Any = batched(
-            self.create_bulks, WRITES, name=f"create_bulk_{self._noun}", is_alone=True
-        )
+        bulk = partial(write, is_alone=True)
+        self._create_bulk: Any = bulk(self.create_bulks, "create_bulk")
+        self._bulk_once: Any = bulk(self.create_bulks_once, "bulk_once", self._touched_by_keyed)
         self._update: Any = write(self.update_many, "update", self._touched_by_change)
         self._delete: Any = write(self.delete_many, "delete", self._touched_by_change)
         self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
@@ -220,10 +230,17 @@ class Storage(Generic[Create, Update]):
         return called
 
     def create_bulk(
-        self, session: ReadWriteSession, rows: Mapping[int, Create]
-    ) -> Awaitable[Sequence[Created]]:
-        """Store rows, all or none, in a batch of their own; an error names their keys."""
-        called: Awaitable[Sequence[Created]] = self._create_bulk(session, rows)
+        self, session: ReadWriteSession, rows: Mapping[int, Create], key: str | None = None
+    ) -> Awaitable[CreatedRows]:
+        """Store rows, all or none, in a batch of their own; an error names their numbers.
+
+        Those that have a key are stored once, and answered again as they are then.
+        """
+        called: Awaitable[CreatedRows]
+        if key is None or not rows:
+            called = self._create_bulk(session, rows)
+        else:
+            called = self._bulk_once(session, Keyed(key, rows))
         return called
 
     def update(
@@ -364,19 +381,25 @@ class Storage(Generic[Create, Update]):
         return results
 
     async def create_bulks(
-        self, session: ReadWriteSession, bulks: Sequence[Mapping[int, Create]]
-    ) -> Sequence[Sequence[Created]]:
-        """Store all rows of each bulk. Raises `LinesRefusedError`, which names their keys."""
-        created: list[Sequence[Created]] = []
-        if not bulks:
-            await self.create_many(session, [])
-        for bulk in bulks:
-            results = dict(zip(bulk, await self.create_all(session, [*bulk.values()]), strict=True))
-            errors = {n: each for n, each in results.items() if isinstance(each, ServiceError)}
-            if errors:
-                raise LinesRefusedError(errors)
-            created.append([each for each in results.values() if isinstance(each, Created)])
-        return created
+        self, session: ReadWriteSession, bulks: Sequence[Rows]
+    ) -> Sequence[CreatedRows]:
+        """Store all rows of each bulk. Raises `LinesRefusedError`, which names their numbers."""
+        stored = await self._create_together(session, bulks)
+        return [CreatedRows([row.body for row in rows]) for rows in stored]
+
+    async def create_bulks_once(
+        self, session: ReadWriteSession, items: Sequence[Keyed]
+    ) -> Sequence[CreatedRows | ServiceError]:
+        """Store all rows of each bulk with its key, or read those that were stored under it."""
+        results: list[CreatedRows | ServiceError] = []
+        for result in await self.create_keyed(self._create_for_ids, session, items):
+            if isinstance(result, LinesRefusedError):
+                raise result  # raised, not returned: the other rows are undone
+            if isinstance(result, Created):
+                results.append(await self._read_together(session, result))
+            else:
+                results.append(result)
+        return results
 
     async def create_keyed(
         self,
@@ -393,20 +416,24 @@ class Storage(Generic[Create, Update]):
             return [NoKeysError() for _ in items]
         now = int(time())
         known = await self._known(session, keys, {item.key for item in items}, now)
-        fingerprints = [tag_of(self._dump(item.row, only_sent=True)) for item in items]
+        fingerprints = [self._fingerprint(item.content) for item in items]
         new: dict[str, int] = {}
         for place, item in enumerate(items):
             if item.key not in known:
                 new.setdefault(item.key, place)
-        created = await create(session, [items[place].row for place in new.values()])
-        rows = []
+        created = await create(session, [items[place].content for place in new.values()])
+        rows, refused = [], []
         for (key, place), result in zip(new.items(), created, strict=True):
             known[key] = fingerprints[place], result
             if isinstance(result, Created):
                 row = {"key": key, "fingerprint": fingerprints[place]}
                 rows.append(row | {"row_id": result.id, "answer": result.body})
-        stored = {"noun": self._noun, "now": now, "items": json.dumps(rows)}
-        await fetch(session, keys.store, stored)
+            else:
+                refused.append(key)
+        parameters = {"noun": self._noun, "now": now, "items": json.dumps(rows)}
+        stored = await fetch(session, keys.store, parameters)
+        if len(stored) < len(rows) or (refused and await self._known(session, keys, refused, now)):
+            raise ContendedError  # another process has stored it since the first look
         results: list[Created | ServiceError] = []
         for place, (key, _) in enumerate(items):
             fingerprint, result = known[key]
@@ -495,12 +522,48 @@ class Storage(Generic[Create, Update]):
         if names and wait:
             # Before what others need: nobody else is to wait with this one.
             await fetch(session, keys.wait, {"keys": json.dumps(names)})
-        creates = [item.row if isinstance(item, Keyed) else item for item in items]
-        creates = [row for row in creates if isinstance(row, BaseModel)]
+        contents = [item.content if isinstance(item, Keyed) else item for item in items]
+        creates = [row for row in contents if isinstance(row, BaseModel)]
         chosen = [row_id for row_id in map(_chosen_id, creates) if row_id is not None]
         ids = [*(item.id for item in items if isinstance(item, Change)), *chosen]
         statement = statements.lock(chosen=bool(chosen) if creates else None, wait=wait)
         await fetch(session, statement, {"ids": statements.ids(ids)})
+
+    async def _create_together(
+        self, session: ReadWriteSession, bulks: Sequence[Rows]
+    ) -> Sequence[Sequence[Created]]:
+        if not bulks:
+            await self.create_many(session, [])
+        created: list[Sequence[Created]] = []
+        for bulk in bulks:
+            rows: list[Any] = [*bulk.values()]
+            results = dict(zip(bulk, await self.create_all(session, rows), strict=True))
+            errors = {n: each for n, each in results.items() if isinstance(each, ServiceError)}
+            if errors:
+                raise LinesRefusedError(errors)
+            created.append([each for each in results.values() if isinstance(each, Created)])
+        return created
+
+    async def _create_for_ids(
+        self, session: ReadWriteSession, bulks: Sequence[Rows]
+    ) -> Sequence[Created | ServiceError]:
+        """Store all rows of each bulk; what is kept of a bulk is its ids, and not its rows."""
+        try:
+            stored = await self._create_together(session, bulks)
+        except LinesRefusedError as error:
+            return [error for _ in bulks]
+        return [Created(rows[0].id, json.dumps([row.id for row in rows])) for rows in stored]
+
+    async def _read_together(
+        self, session: ReadWriteSession, stored: Created
+    ) -> CreatedRows | ServiceError:
+        """Read the rows of a bulk of which the ids were kept."""
+        ids: list[int] = json.loads(stored.body)
+        bodies = await self._read(session, ids)
+        if len(bodies) < len(ids):
+            return DeletedSinceError(self._noun)
+        found = [body for row_id in ids if (body := bodies[row_id]) is not None]
+        return CreatedRows(found, stored.is_replay) if len(found) == len(ids) else DamagedRowError()
 
     async def _create_mixed(
         self, session: ReadWriteSession, rows: Sequence[Create]
@@ -668,6 +731,12 @@ class Storage(Generic[Create, Update]):
             if isinstance(value, datetime) and value.tzinfo:
                 values[name] = value.astimezone(UTC)
         return to_json(values).decode()
+
+    def _fingerprint(self, content: BaseModel | Rows) -> str:
+        """Return a hash of what was sent."""
+        if isinstance(content, BaseModel):
+            return tag_of(self._dump(content, only_sent=True))
+        return tag_of(_array(self._dump(row, only_sent=True) for row in content.values()))
 
     def _render(self, body: str | None, adapter: TypeAdapter[Any] | None) -> str | None:
         """Return JSON as Pydantic has it, where the database has it otherwise."""

@@ -1,8 +1,10 @@
 """A create with an Idempotency-Key is done once, however often it is sent."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +12,10 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlmodel import SQLModel
 
+import hero_api.storage
 from hero_api.app import create_app
+from hero_api.database.keys import KEY_STATEMENTS
+from hero_api.database.sessions import fetch
 from hero_api.dependencies import MAX_KEY, get_read_session, get_write_session
 from hero_api.settings import Settings
 from hero_api.testing import running
@@ -25,6 +30,12 @@ COUNT = "SELECT count(*) FROM hero_api_idempotency"
 async def create(client: httpx.AsyncClient, key: str, **fields: object) -> httpx.Response:
     headers = {"Idempotency-Key": key}
     return await client.post("/heroes/", json=HERO | fields, headers=headers)
+
+
+async def create_bulk(client: httpx.AsyncClient, key: str, *heroes: object) -> httpx.Response:
+    headers = {"Idempotency-Key": key, "Content-Type": "application/jsonl"}
+    content = "".join(f"{json.dumps(hero)}\n" for hero in heroes)
+    return await client.post("/heroes/", content=content, headers=headers)
 
 
 def is_replay(answer: httpx.Response) -> bool:
@@ -206,7 +217,113 @@ async def test_where_there_is_no_table_of_keys_everything_else_is_served(
         assert (await client.get("/readyz")).status_code == 200
 
 
+# Several heroes under one key
+
+BULK = [HERO | {"age": n} | ({"id": 40} if n == 1 else {}) for n in range(4)]
+
+
+async def test_a_bulk_that_is_sent_again_is_answered_the_same_and_done_once(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    first, again = [await create_bulk(client, "a", *BULK) for _ in range(2)]
+    assert (first.status_code, is_replay(first)) == (200, False)
+    assert [json.loads(line)["age"] for line in first.content.splitlines()] == [0, 1, 2, 3]
+    assert (again.status_code, is_replay(again), again.content) == (200, True, first.content)
+    assert len(stored(settings)) == 4
+
+
+async def test_of_a_bulk_its_key_keeps_the_ids_alone_and_shows_the_heroes_as_they_are(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    await create_bulk(client, "a", *BULK)
+    with connection_to(settings) as connection:
+        rows = connection.execute("SELECT * FROM hero_api_idempotency").fetchall()
+    assert len(rows) == 1
+    assert "Wilson" not in str(rows)
+    await client.patch("/heroes/40", json={"age": 9})
+    again = await create_bulk(client, "a", *BULK)
+    assert [json.loads(line)["age"] for line in again.content.splitlines()] == [0, 9, 2, 3]
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+async def test_a_bulk_of_which_a_hero_was_deleted_is_410(
+    client: httpx.AsyncClient, place: int
+) -> None:
+    created = (await create_bulk(client, "a", *BULK)).text.splitlines()
+    await client.delete(f"/heroes/{json.loads(created[place])['id']}")
+    assert (await create_bulk(client, "a", *BULK)).status_code == 410
+
+
+async def test_the_key_of_a_bulk_with_another_body_is_422(client: httpx.AsyncClient) -> None:
+    await create_bulk(client, "a", *BULK)
+    await create_bulk(client, "b", HERO)
+    await create(client, "c")
+    assert (await create_bulk(client, "a", *BULK[:3])).status_code == 422
+    assert (await create(client, "b")).status_code == 422
+    assert (await create_bulk(client, "c", HERO)).status_code == 422
+    assert len((await client.get("/heroes/")).json()) == 6
+
+
+async def test_a_bulk_that_was_refused_leaves_no_key(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    await client.post("/heroes/", json=HERO | {"id": 40})
+    refused = await create_bulk(client, "a", *BULK)
+    assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", 2])
+    assert (count_keys(settings), len(stored(settings))) == (0, 1)
+    await client.delete("/heroes/40")
+    assert (await create_bulk(client, "a", *BULK)).status_code == 200
+
+
+async def test_one_key_of_a_bulk_many_times_at_once_stores_its_heroes_once(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    asks = [create_bulk(client, "a", *BULK) for _ in range(8)]
+    answers = await asyncio.gather(*asks, create(client, "b"))
+    assert {*statuses(answers)} == {200}
+    assert len({answer.content for answer in answers[:8]}) == 1
+    assert sum(not is_replay(answer) for answer in answers[:8]) == 1
+    assert len(stored(settings)) == 5
+
+
 # PostgreSQL, where several processes serve
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda client: create(client, "a"),
+        lambda client: create(client, "b", id=7),
+        lambda client: create_bulk(client, "c", *BULK),
+    ],
+    ids=["drawn", "chosen", "bulk"],
+)
+async def test_a_key_that_another_process_stores_after_the_first_look_is_known_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, again: Callable[..., Any]
+) -> None:
+    looks = 0
+
+    async def fetch_first_from_an_old_snapshot(
+        session: AsyncSession, statement: str, parameters: Mapping[str, object]
+    ) -> Sequence[Any]:
+        nonlocal looks
+        looks += statement == KEY_STATEMENTS["postgresql"].find
+        if statement == KEY_STATEMENTS["postgresql"].find and looks == 1:
+            return []
+        return await fetch(session, statement, parameters)
+
+    settings = Settings(database_url=cluster.new_schema())
+    async with running(create_app(settings)) as one, running(create_app(settings)) as other:
+        firsts = [
+            await create(one, "a"),
+            await create(one, "b", id=7),
+            await create_bulk(one, "c", *BULK),
+        ]
+        monkeypatch.setattr(hero_api.storage, "fetch", fetch_first_from_an_old_snapshot)
+        answer = await again(other)
+    assert (answer.status_code, is_replay(answer)) == (200, True)
+    assert answer.content in {first.content for first in firsts}
+    assert len(stored(settings)) == 6
 
 
 async def test_a_role_that_may_make_no_table_serves_without_keys(
@@ -249,14 +366,19 @@ async def test_the_same_keys_at_the_same_instant_in_several_processes_make_one_h
     assert len(stored(settings)) == 200
 
 
+@pytest.mark.parametrize(
+    "create_it",
+    [lambda client: create(client, "a"), lambda client: create_bulk(client, "a", HERO)],
+    ids=["one", "bulk"],
+)
 async def test_who_sends_a_key_that_is_under_way_elsewhere_waits_and_nobody_else_does(
-    cluster: Cluster,
+    cluster: Cluster, create_it: Callable[..., Any]
 ) -> None:
     settings = Settings(database_url=cluster.new_schema())
     lock = "SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext('a'))"
     async with running(create_app(settings)) as client:
         with lock_of(settings, lock) as holder:
-            waiting = [asyncio.create_task(create(client, "a")) for _ in range(3)]
+            waiting = [asyncio.create_task(create_it(client)) for _ in range(3)]
             others = await asyncio.gather(*(create(client, key) for key in "bcd"))
             assert {*statuses(others)} == {200}
             assert not any(task.done() for task in waiting)

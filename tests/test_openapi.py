@@ -116,6 +116,24 @@ def test_each_answer_has_an_example_that_fits_its_schema() -> None:
                 jsonschema_rs.validate(schema, content["example"])
 
 
+async def test_whatever_is_refused_fits_its_schema(client: httpx.AsyncClient) -> None:
+    key, lines = {"Idempotency-Key": "a"}, {"Content-Type": "application/jsonl"}
+    hero: dict[str, object] = {"name": "Deadpond", "secret_name": "?"}
+    await client.post("/heroes/", json=hero, headers=key)
+    answers = [
+        await client.post("/heroes/", json=hero | {"age": 1}, headers=key),
+        await client.post("/heroes/", json=hero | {"age": -1}),
+        await client.post("/heroes/", content=json.dumps(hero | {"id": 1}), headers=lines),
+        await client.post("/heroes/", json=hero, headers={"Idempotency-Key": ""}),
+        await client.post("/heroes/", json=hero | {"id": 1}),
+    ]
+    assert [answer.status_code for answer in answers] == [422, 422, 422, 400, 409]
+    for answer in answers:
+        declared = DOCUMENT["paths"]["/heroes/"]["post"]["responses"][str(answer.status_code)]
+        schema = declared["content"]["application/json"]["schema"]
+        jsonschema_rs.validate(schema | {"components": DOCUMENT["components"]}, answer.json())
+
+
 def test_the_headers_of_answers_are_in_the_document() -> None:
     described = {
         header

@@ -93,16 +93,14 @@ class HeroClient:
         answer = await self._send("GET", f"heroes/{hero_id}")
         return HeroPublic.model_validate_json(answer.content)
 
-    async def update(
-        self, hero_id: int, changes: HeroUpdate, *, key: str | None = None
-    ) -> HeroPublic:
+    async def update(self, hero_id: int, changes: HeroUpdate) -> HeroPublic:
         """Change the fields that were set in `changes`, and no others."""
-        answer = await self._send("PATCH", f"heroes/{hero_id}", changes, key)
+        answer = await self._send("PATCH", f"heroes/{hero_id}", changes)
         return HeroPublic.model_validate_json(answer.content)
 
-    async def delete(self, hero_id: int, *, key: str | None = None) -> None:
+    async def delete(self, hero_id: int) -> None:
         """Delete one hero."""
-        await self._send("DELETE", f"heroes/{hero_id}", key=key)
+        await self._send("DELETE", f"heroes/{hero_id}")
 
     async def heroes(self, **query: str | int) -> AsyncIterator[HeroPublic]:
         """Yield heroes in id order; filters as in `min_age=18`, and `limit` is the page's size."""

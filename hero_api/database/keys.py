@@ -17,7 +17,8 @@ KEYS = Table(
     Column("noun", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
     Column("row_id", BigInteger, nullable=False, index=True),
-    Column("answer", Text),  # nothing once the row was deleted
+    # The ids of several rows, the first of which is `row_id`; nothing once that row was deleted.
+    Column("answer", Text),
     Column("created", BigInteger, nullable=False, index=True),
 )
 # Under this key a session has the seconds that a key is kept.
@@ -30,7 +31,7 @@ class KeyStatements(NamedTuple):
     """What is done with keys on one engine; parts that an engine does not need are empty.
 
     `find` returns each key that is known or that another process works on, with its row where there
-    is one; `wait` waits for such a process.
+    is one; `wait` waits for such a process. `store` returns the keys that were not there.
     """
 
     exist: str
@@ -55,7 +56,7 @@ _SQLITE = KeyStatements(
         INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
         SELECT json_extract(value, '$.key'), :noun, json_extract(value, '$.fingerprint'),
                json_extract(value, '$.row_id'), json_extract(value, '$.answer'), :now
-        FROM json_each(:items) WHERE true""",
+        FROM json_each(:items) WHERE true ON CONFLICT DO NOTHING RETURNING key""",
     forget="""
         UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
         WHERE row_id IN (SELECT value FROM json_each(:ids)) AND noun = :noun""",
@@ -68,8 +69,8 @@ _POSTGRESQL = KeyStatements(
         SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
         FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key)""",
     expire="",  # with `find`: each statement is a round trip
-    # A key whose lock was set free after this statement began is not seen: then the primary key
-    # refuses it, and it is found when the batch is divided.
+    # A key whose lock was set free after this statement began is not seen: that shows in what is
+    # stored, and then the batch is run again.
     find="""
         WITH expired AS (
             DELETE FROM hero_api_idempotency WHERE ctid = ANY (ARRAY(
@@ -88,7 +89,8 @@ _POSTGRESQL = KeyStatements(
         INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
         SELECT key, %(noun)s, fingerprint, row_id, answer, CAST(%(now)s AS bigint)
         FROM json_to_recordset(CAST(%(items)s AS json))
-             AS item (key text, fingerprint text, row_id bigint, answer text)""",
+             AS item (key text, fingerprint text, row_id bigint, answer text)
+        ON CONFLICT DO NOTHING RETURNING key""",
     forget="""
         UPDATE hero_api_idempotency SET answer = NULL, fingerprint = ''
         WHERE ctid = ANY (ARRAY(

@@ -124,8 +124,9 @@ def judge(error: Exception) -> Verdict:
     state = getattr(cause, "sqlstate", _UNKNOWN)
     if state is not _UNKNOWN:
         return _judge_postgresql(state)
-    if isinstance(error, UnavailableError):
-        return Verdict(Concerns.EVERYBODY, error)
+    if isinstance(error, (ContendedError, UnavailableError)):
+        is_moment = isinstance(error, ContendedError)
+        return Verdict(Concerns.MOMENT if is_moment else Concerns.EVERYBODY, error)
     return Verdict(Concerns.ITEM, error, is_undone=True)
 
 

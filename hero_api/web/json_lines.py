@@ -1,6 +1,6 @@
 """JSON Lines over HTTP: bodies that are read, and answers that are sent, a part at a time."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -52,19 +52,18 @@ class JSONLines(Response):
     media_type = MEDIA_TYPE
 
 
-async def stream_lines(parts: AsyncIterator[str]) -> Response:
+def stream_lines(first: str, rest: AsyncIterator[str], headers: Mapping[str, str]) -> Response:
     """Answer with lines, of which the next are made when the client has taken the last.
 
-    What goes wrong before the first are there is answered as ever; after that, the connection ends.
+    What goes wrong with the rest ends the connection.
     """
-    first = await anext(parts)
 
     async def all_parts() -> AsyncIterator[str]:
         yield first
-        async for part in parts:
+        async for part in rest:
             yield part
 
-    return StreamingResponse(all_parts(), media_type=MEDIA_TYPE)
+    return StreamingResponse(all_parts(), headers=headers, media_type=MEDIA_TYPE)
 
 
 async def read_body(request: Request, model: type[Model], most: int) -> dict[int, Model]:

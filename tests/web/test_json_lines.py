@@ -200,6 +200,15 @@ async def test_filters_count_and_a_limit_that_was_sent(
     assert [hero["age"] for hero in objects(answer)] == [*ages]
 
 
+@pytest.mark.parametrize(("query", "total"), [("", MANY), ("&limit=2&min_age=20", MANY - 20)])
+async def test_heroes_are_counted_for_who_asks_for_it(
+    many: httpx.AsyncClient, query: str, total: int
+) -> None:
+    answer = await many.get(f"/heroes/?count=true{query}", headers=ACCEPT)
+    assert answer.headers["X-Total-Count"] == str(total)
+    assert "X-Total-Count" not in (await many.get("/heroes/", headers=ACCEPT)).headers
+
+
 async def test_it_goes_on_after_a_hero(many: httpx.AsyncClient) -> None:
     found = await listed(many)
     answer = await many.get("/heroes/", params={"after": found[3]["id"]}, headers=ACCEPT)
