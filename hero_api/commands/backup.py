@@ -61,7 +61,7 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
         raise StartError(f"There is no backup {file}")
     if file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
-    check_alone(path)
+    check_alone(settings)
     with file_beside(path) as copy:
         with _translate_errors(path, path), closing(open_read_only(path)) as connection:
             [page_size] = connection.execute("PRAGMA page_size").fetchone()

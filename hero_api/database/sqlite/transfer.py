@@ -29,7 +29,7 @@ class SQLiteEndpoint:
     takes_nul = True
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
-        self.name = str(settings.path)
+        self.name = settings.database_name
         self.identity: object = identity(settings.path)
         self._table = table
         self._quoted = _DIALECT.identifier_preparer.format_table(table)
