@@ -18,7 +18,7 @@ from hero_api.batching.queue import BatchQueues, QueueSpec
 from hero_api.database.verdicts import judge
 from hero_api.errors import FaultError, ServiceError
 
-__all__ = ["BatchQueues", "QueueSpec", "batched"]
+__all__ = ["BatchFunction", "BatchQueues", "Item", "QueueSpec", "R", "batched"]
 
 _TURN = "hero_api.turn"
 
