@@ -353,17 +353,15 @@ class Storage(Generic[Create, Update]):
         """Store rows; where the database refuses them, find those that it means."""
         if not isinstance(session, ReadWriteSession):  # a test's own: its savepoints are its own
             return await self._create_mixed(session, rows)
-        await session.savepoint("SAVEPOINT")
+        await session.begin_part()
         try:
             results = await self._create_mixed(session, rows)
             await session.check()
         except Exception as error:
             concerns, told, _ = judge(error)
             is_about_rows = rows and concerns in {Concerns.ITEM, Concerns.STATEMENT}
-            if not is_about_rows or not _is_refusal(told) or not await session.survives(error):
+            if not is_about_rows or not _is_refusal(told) or not await session.undo_part(error):
                 raise
-            await session.savepoint("ROLLBACK TO")
-            await session.savepoint("RELEASE")
             if concerns is Concerns.STATEMENT:
                 await self.create_many(session, [])  # which fails too where no row is to blame
             if len(rows) == 1:
@@ -371,7 +369,7 @@ class Storage(Generic[Create, Update]):
             middle = len(rows) // 2
             first = await self.create_all(session, rows[:middle])
             return [*first, *await self.create_all(session, rows[middle:])]
-        await session.savepoint("RELEASE")
+        await session.end_part()
         return results
 
     async def create_bulks(
