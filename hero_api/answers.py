@@ -73,7 +73,7 @@ GONE = _refusal(
 )
 STALE = _refusal(412, "The hero has another ETag than `If-Match` has", StaleError("hero").detail)
 NOT_MODIFIED: Answers = {304: {"description": "`If-None-Match` has the hero's ETag"}}
-UNAUTHORIZED = _refusal(401, "The token is missing or wrong", UnauthorizedError().detail)
+UNAUTHORIZED = _refusal(401, "The token is missing or wrong", UnauthorizedError.detail)
 EVERYWHERE = (
     _refusal(400, "The body cannot be parsed", "There was an error parsing the body")
     | _refusal(413, "The body is too large", "The body is larger than 262144 bytes")
@@ -85,9 +85,9 @@ EVERYWHERE = (
     | _refusal(
         503,
         "The database is not available now; `detail` says whether anything was done",
-        OverloadedError().detail,
+        OverloadedError.detail,
     )
-    | _refusal(507, "The database has no room left", NoRoomError().detail)
+    | _refusal(507, "The database has no room left", NoRoomError.detail)
 )
 
 

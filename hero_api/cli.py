@@ -123,11 +123,8 @@ def check() -> None:
     """Look for damage in the database; the status is 1 where there is any."""
     from hero_api.commands.check import find_damage
     from hero_api.heroes import heroes
-    from hero_api.settings import Settings
 
-    settings = Settings.from_environment()
-    if settings.is_postgresql:
-        raise StartError("The check is for SQLite files; PostgreSQL has pg_amcheck")
+    settings = _sqlite_settings("check", "pg_amcheck")
     problems = 0
     for problem in find_damage(settings.path, heroes.table):
         problems += 1
@@ -142,7 +139,6 @@ def upgrade() -> None:
     """Add to the database's table what the service's own has got since; stop the service first."""
     from hero_api.commands.upgrade import upgrade as add
     from hero_api.database.keys import KEYS
-    from hero_api.database.urls import shown
     from hero_api.heroes import heroes
     from hero_api.settings import Settings
 
@@ -150,7 +146,7 @@ def upgrade() -> None:
     lines = add(settings, [heroes.table, KEYS])
     for line in lines:
         typer.echo(line)
-    typer.echo(f"{shown(settings.url)} has all that the service needs")
+    typer.echo(f"{settings.database_name} has all that the service needs")
 
 
 @app.command()
@@ -159,11 +155,8 @@ def backup(
 ) -> None:
     """Copy the database into a new file, also while the service writes, and check the copy."""
     from hero_api.commands.backup import backup as copy_into
-    from hero_api.settings import Settings
 
-    settings = Settings.from_environment()
-    if settings.is_postgresql:
-        raise StartError("The backup is for SQLite files; PostgreSQL has pg_dump and pg_basebackup")
+    settings = _sqlite_settings("backup", "pg_dump and pg_basebackup")
     with _one_line(file, f"there is no {file}"):
         size = copy_into(settings, file)
     typer.echo(f"{file} is a copy of {settings.path}, sound and on the disk ({size:,} bytes)")
@@ -176,11 +169,8 @@ def restore(
     """Put a backup in the place of all that the database has, also while the service runs."""
     from hero_api.commands.backup import restore as put
     from hero_api.heroes import heroes
-    from hero_api.settings import Settings
 
-    settings = Settings.from_environment()
-    if settings.is_postgresql:
-        raise StartError("The restore is for SQLite files; PostgreSQL has pg_restore and psql")
+    settings = _sqlite_settings("restore", "pg_restore and psql")
     with _one_line(file, f"nothing was changed in {settings.path}"):
         put(settings, file, heroes.table)
     typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
@@ -275,7 +265,6 @@ def seed(
     """
     from hero_api.commands.progress import Progress
     from hero_api.commands.seed import seed as fill
-    from hero_api.database.urls import shown
     from hero_api.heroes import heroes
     from hero_api.settings import Settings
 
@@ -284,7 +273,7 @@ def seed(
     with _stoppable("what was stored until then is there"), Progress() as progress:
         first, last = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
     ids = f", of the ids {first:,} to {last:,}" if count else ""
-    typer.echo(f"{count:,} heroes stored in {shown(settings.url)}{ids} (--seed {number})")
+    typer.echo(f"{count:,} heroes stored in {settings.database_name}{ids} (--seed {number})")
 
 
 @contextmanager
@@ -304,6 +293,16 @@ def _one_line(file: Path, outcome: str) -> Iterator[None]:
             yield
     except OSError as error:
         raise StartError(f"{file}: {error.strerror or error}") from error
+
+
+def _sqlite_settings(command: str, instead: str) -> "Settings":
+    """Read the environment, which must name a SQLite file; PostgreSQL has programs `instead`."""
+    from hero_api.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.is_postgresql:
+        raise StartError(f"The {command} is for SQLite files; PostgreSQL has {instead}")
+    return settings
 
 
 def _settings(url: str, argument: str) -> "Settings":

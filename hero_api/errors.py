@@ -9,14 +9,15 @@ class StartError(Exception):
 
 
 class ServiceError(Exception):
-    """An error that a client is answered with: `status`, and the message as `detail`."""
+    """An error that a client is answered with: its `status`, and its message as `detail`."""
 
     status = 500
     headers: dict[str, str] | None = None
+    detail: Any = ""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.detail: Any = detail
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or self.detail
+        super().__init__(self.detail)
 
 
 class NotFoundError(ServiceError):
@@ -53,18 +54,14 @@ class UnfitKeyError(ServiceError):
     """What came as an Idempotency-Key is none."""
 
     status = 400
-
-    def __init__(self) -> None:
-        super().__init__("An Idempotency-Key is one header of 1 to 255 characters")
+    detail = "An Idempotency-Key is one header of 1 to 255 characters"
 
 
 class KeyReusedError(ServiceError):
     """The key was sent before, with another body."""
 
     status = 422
-
-    def __init__(self) -> None:
-        super().__init__("This Idempotency-Key came with another body before; nothing was changed")
+    detail = "This Idempotency-Key came with another body before; nothing was changed"
 
 
 class DeletedSinceError(ServiceError):
@@ -80,18 +77,14 @@ class RefusedError(ServiceError):
     """A constraint, a trigger or a right of the database refuses this change."""
 
     status = 409
-
-    def __init__(self) -> None:
-        super().__init__("The database refuses this change, by a constraint, a trigger or a right")
+    detail = "The database refuses this change, by a constraint, a trigger or a right"
 
 
 class UnfitError(ServiceError):
     """A value does not fit its column of the database."""
 
     status = 422
-
-    def __init__(self) -> None:
-        super().__init__("A value does not fit what the database can store")
+    detail = "A value does not fit what the database can store"
 
 
 class LinesRefusedError(ServiceError):
@@ -108,54 +101,52 @@ class LinesRefusedError(ServiceError):
 
 
 class FaultError(ServiceError):
-    """A fault of the service or of its table, and nobody else's: `reason` is for the log."""
+    """A fault of the service or of its table, and nobody else's.
 
-    def __init__(self, detail: str, reason: str) -> None:
+    `reason` is for the log, where that is told more than the client.
+    """
+
+    reason = ""
+
+    def __init__(self, detail: str | None = None, reason: str | None = None) -> None:
         super().__init__(detail)
-        self.reason = reason
+        self.reason = reason or self.reason or self.detail
 
 
 class StatementError(FaultError):
     """The database cannot run a statement of the service, whatever the request."""
 
+    detail = "The database's table is not one that the service can use; nothing was changed"
+
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            "The database's table is not one that the service can use; nothing was changed", reason
-        )
+        super().__init__(reason=reason)
 
 
 class NotRunningError(FaultError):
     """The lifespan of the application is not running."""
 
-    def __init__(self) -> None:
-        detail = (
-            "The lifespan of the application is not running, so there is no database. Run it: "
-            "`async with hero_api.testing.running(app) as client` for httpx, "
-            "`with TestClient(app) as client` for Starlette's, and for an application that mounts "
-            "this one `async with app.router.lifespan_context(app)` in its own lifespan"
-        )
-        super().__init__(detail, detail)
+    detail = (
+        "The lifespan of the application is not running, so there is no database. Run it: "
+        "`async with hero_api.testing.running(app) as client` for httpx, "
+        "`with TestClient(app) as client` for Starlette's, and for an application that mounts "
+        "this one `async with app.router.lifespan_context(app)` in its own lifespan"
+    )
 
 
 class NoKeysError(FaultError):
     """The database has no table for keys; the start has said why."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The database cannot keep an Idempotency-Key; nothing was changed",
-            "there is no table for idempotency keys: run `hero-api upgrade`, and start again",
-        )
+    detail = "The database cannot keep an Idempotency-Key; nothing was changed"
+    reason = "there is no table for idempotency keys: run `hero-api upgrade`, and start again"
 
 
 class DamagedRowError(FaultError):
     """A row holds what cannot be answered, such as a BLOB for a name."""
 
-    def __init__(self) -> None:
-        detail = (
-            "A stored row cannot be read: it holds values of the wrong type or encoding. "
-            "Repair or delete it in the database"
-        )
-        super().__init__(detail, detail)
+    detail = (
+        "A stored row cannot be read: it holds values of the wrong type or encoding. "
+        "Repair or delete it in the database"
+    )
 
 
 class UnavailableError(ServiceError):
@@ -168,71 +159,61 @@ class UnavailableError(ServiceError):
 class OverloadedError(UnavailableError):
     """The request waited for its whole time behind others before it was begun."""
 
-    def __init__(self) -> None:
-        super().__init__("Too many requests are waiting; nothing was done. Try again in a second")
+    detail = "Too many requests are waiting; nothing was done. Try again in a second"
 
 
 class ClosingError(UnavailableError):
     """The service is stopping; this request was not begun."""
 
-    def __init__(self) -> None:
-        super().__init__("The service is stopping; nothing was done. Try again in a second")
+    detail = "The service is stopping; nothing was done. Try again in a second"
 
 
 class LateError(UnavailableError):
     """The deadline passed before the database answered, and nothing was changed."""
 
-    def __init__(self) -> None:
-        super().__init__("The database did not answer in time; nothing was changed. Try again")
+    detail = "The database did not answer in time; nothing was changed. Try again"
 
 
 class OutcomeUnknownError(UnavailableError):
     """The database did not say whether the change was stored."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The database did not answer in time, or failed, while it stored the change; "
-            "whether it was stored is unknown. Read it before you try again; "
-            "what was sent with an Idempotency-Key can be sent again with it"
-        )
+    detail = (
+        "The database did not answer in time, or failed, while it stored the change; "
+        "whether it was stored is unknown. Read it before you try again; "
+        "what was sent with an Idempotency-Key can be sent again with it"
+    )
 
 
 class RowLockedError(UnavailableError):
     """Another process holds the lock of this row."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "Another process holds the lock of this row; nothing was changed. Try again in a second"
-        )
+    detail = (
+        "Another process holds the lock of this row; nothing was changed. Try again in a second"
+    )
 
 
 class BusyError(UnavailableError):
     """Another process holds the lock that this change needs."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "Another process holds the database's lock; nothing was changed. Try again in a second"
-        )
+    detail = "Another process holds the database's lock; nothing was changed. Try again in a second"
 
 
 class BrokenError(UnavailableError):
     """The database cannot be read or written at all."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The database cannot be read or written; nothing was changed. "
-            "Try again, and see the service's log if it stays so"
-        )
+    detail = (
+        "The database cannot be read or written; nothing was changed. "
+        "Try again, and see the service's log if it stays so"
+    )
 
 
 class ReplacedError(UnavailableError):
     """The database's file, or SQLite's own beside it, is not the one that was opened."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The database's file, or the -wal or -shm beside it, was deleted or replaced; "
-            "nothing was changed. Put it back, or restart the service on what is there now"
-        )
+    detail = (
+        "The database's file, or the -wal or -shm beside it, was deleted or replaced; "
+        "nothing was changed. Put it back, or restart the service on what is there now"
+    )
 
 
 class CorruptError(ServiceError):
@@ -253,11 +234,7 @@ class ContendedError(ServiceError):
 
     status = 503
     headers = UnavailableError.headers
-
-    def __init__(self) -> None:
-        super().__init__(
-            "Another change got in the way of this one; nothing was changed. Try again"
-        )
+    detail = "Another change got in the way of this one; nothing was changed. Try again"
 
 
 class ContentCodingError(ServiceError):
@@ -277,18 +254,14 @@ class UnauthorizedError(ServiceError):
 
     status = 401
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - never changed
-
-    def __init__(self) -> None:
-        super().__init__("This needs the header `Authorization: Bearer` with the service's token")
+    detail = "This needs the header `Authorization: Bearer` with the service's token"
 
 
 class NoRoomError(UnavailableError):
     """The database's disk or its page limit is full; nothing was changed."""
 
     status = 507
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The database has no room left; nothing was changed. "
-            "Make room or delete rows, then try again"
-        )
+    detail = (
+        "The database has no room left; nothing was changed. "
+        "Make room or delete rows, then try again"
+    )

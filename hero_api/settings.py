@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
 
-from hero_api.database.urls import DatabaseURL
+from hero_api.database.urls import DatabaseURL, shown
 from hero_api.errors import StartError
 
 PREFIX = "HERO_API_"
@@ -192,6 +192,11 @@ class Settings(BaseSettings):
     def is_postgresql(self) -> bool:
         """Whether the heroes are in PostgreSQL, and not in a file."""
         return self.url.get_backend_name() == "postgresql"
+
+    @property
+    def database_name(self) -> str:
+        """The database as people may see it: its file, or its URL with the password hidden."""
+        return shown(self.url) if self.is_postgresql else str(self.path)
 
     @property
     def path(self) -> Path:

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from sqlalchemy import Table
 from sqlmodel import SQLModel
 
-from hero_api.batching import QueueSpec, batched
+from hero_api.batching import BatchFunction, Item, QueueSpec, R, batched
 from hero_api.database.columns import RENDERED, Kind, kind_of
 from hero_api.database.keys import KEPT, KEY_STATEMENTS, KEYS, KeyStatements
 from hero_api.database.pages import Page
@@ -148,57 +148,60 @@ class Storage(Generic[Create, Update]):
         # The database renders rows as `public` would, but for floats, dates and times.
         kinds = {kind_of(column) for column in self.table.columns}
         self._public = None if kinds <= RENDERED else TypeAdapter(public)
-        self._publics = None if kinds <= RENDERED else TypeAdapter(list[public])  # type: ignore[valid-type]
         self._names = (*filters, AFTER)
         # The text of the statements is the same for all databases of one kind.
         self._on_postgresql = cache(partial(PostgreSQLStatements, self.table, filters))
         self._on_sqlite = cache(partial(SQLiteStatements, self.table, filters))
         self._scans = [name for name, each in filters.items() if each.operator != "="]
 
-        def write(function: Any, kind: str, touches: Any = None, **options: Any) -> Any:  # noqa: ANN401
-            options |= {"touches": touches, "locks": self.lock}
-            return batched(function, WRITES, name=f"{kind}_{self._noun}", **options)
-
-        self.queues = [WRITES, PROBES]
-
-        def read(function: Any, kind: str, **bounds: Any) -> Any:  # noqa: ANN401
-            queue = QueueSpec(f"{kind}_{self._noun}", **bounds)
-            self.queues.append(queue)
-            return batched(function, queue, name=queue.name)
+        def write(
+            function: BatchFunction[ReadWriteSession, Item, R],
+            kind: str,
+            touches: Callable[[Item], object] | None = None,
+            *,
+            is_alone: bool = False,
+        ) -> Callable[[ReadWriteSession, Item], Awaitable[R]]:
+            name = f"{kind}_{self._noun}"
+            return batched(
+                function, WRITES, name=name, touches=touches, locks=self.lock, is_alone=is_alone
+            )
 
         # A batch of gets is small, so that its answers do not keep the next batch waiting for long.
-        self._get: Any = read(self.get_many, "get", max_items=64)
-        self._list: Any = read(self.list_many, "list", max_distinct=32)
+        gets = QueueSpec(f"get_{self._noun}", max_items=64)
+        lists = QueueSpec(f"list_{self._noun}", max_distinct=32)
         # What costs more as the table grows has its own queue, so that no other page waits for it.
-        self._scan: Any = read(self.list_many, "scan", max_distinct=1)
-        self._create: Any = write(self.create_many, "create")
-        self._choose: Any = write(self.create_chosen, "create_chosen", self._touched_by_create)
+        scans = QueueSpec(f"scan_{self._noun}", max_distinct=1)
+        self.queues = [WRITES, PROBES, gets, lists, scans]
+        self._get = batched(self.get_many, gets, name=gets.name)
+        self._list = batched(self.list_many, lists, name=lists.name)
+        self._scan = batched(self.list_many, scans, name=scans.name)
+        self._create = write(self.create_many, "create")
+        self._choose = write(self.create_chosen, "create_chosen", self._touched_by_create)
         once, chosen_once = (
             partial(self.create_keyed, create) for create in (self.create_many, self.create_chosen)
         )
-        self._create_once: Any = write(once, "create_once", self._touched_by_keyed)
-        self._choose_once: Any = write(chosen_once, "choose_once", self._touched_by_keyed)
-        bulk = partial(write, is_alone=True)
-        self._create_bulk: Any = bulk(self.create_bulks, "create_bulk")
-        self._bulk_once: Any = bulk(self.create_bulks_once, "bulk_once", self._touched_by_keyed)
-        self._update: Any = write(self.update_many, "update", self._touched_by_change)
-        self._delete: Any = write(self.delete_many, "delete", self._touched_by_change)
-        self._check_reads: Any = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
-        self._check_writes: Any = batched(
+        self._create_once = write(once, "create_once", self._touched_by_keyed)
+        self._choose_once = write(chosen_once, "choose_once", self._touched_by_keyed)
+        self._create_bulk = write(self.create_bulks, "create_bulk", is_alone=True)
+        self._bulk_once = write(
+            self.create_bulks_once, "bulk_once", self._touched_by_keyed, is_alone=True
+        )
+        self._update = write(self.update_many, "update", self._touched_by_change)
+        self._delete = write(self.delete_many, "delete", self._touched_by_change)
+        self._check_reads = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
+        self._check_writes = batched(
             self.check_writes, WRITES, name=f"write_probe_{self._noun}", is_urgent=True
         )
 
     def get(self, session: ReadOnlySession, row_id: int) -> Awaitable[str]:
         """Read one row, as a JSON object."""
-        called: Awaitable[str] = self._get(session, row_id)
-        return called
+        return self._get(session, row_id)
 
     def list_page(self, session: ReadOnlySession, page: Page) -> Awaitable[Listed]:
         """Read one page of rows, in id order."""
         costly = page.count or page.offset > _DEEP
         costly = costly or any(getattr(page, name, None) is not None for name in self._scans)
-        called: Awaitable[Listed] = (self._scan if costly else self._list)(session, page)
-        return called
+        return (self._scan if costly else self._list)(session, page)
 
     async def pages(self, session: ReadOnlySession, page: Page) -> AsyncIterator[Listed]:
         """Read a page, and those that follow it; where its `limit` was sent, that one alone.
@@ -221,13 +224,9 @@ class Storage(Generic[Create, Update]):
         A row that has a key is stored once, and answered the same again.
         """
         is_drawn = _chosen_id(row) is None
-        called: Awaitable[Created]
         if key is None:
-            called = (self._create if is_drawn else self._choose)(session, row)
-        else:
-            once = self._create_once if is_drawn else self._choose_once
-            called = once(session, Keyed(key, row))
-        return called
+            return (self._create if is_drawn else self._choose)(session, row)
+        return (self._create_once if is_drawn else self._choose_once)(session, Keyed(key, row))
 
     def create_bulk(
         self, session: ReadWriteSession, rows: Mapping[int, Create], key: str | None = None
@@ -236,12 +235,9 @@ class Storage(Generic[Create, Update]):
 
         Those that have a key are stored once, and answered again as they are then.
         """
-        called: Awaitable[CreatedRows]
         if key is None or not rows:
-            called = self._create_bulk(session, rows)
-        else:
-            called = self._bulk_once(session, Keyed(key, rows))
-        return called
+            return self._create_bulk(session, rows)
+        return self._bulk_once(session, Keyed(key, rows))
 
     def update(
         self,
@@ -254,15 +250,13 @@ class Storage(Generic[Create, Update]):
 
         Where there are `tags`, only a row whose JSON has one of them is changed.
         """
-        called: Awaitable[str] = self._update(session, Change(row_id, changes, tags))
-        return called
+        return self._update(session, Change(row_id, changes, tags))
 
     def delete(
         self, session: ReadWriteSession, row_id: int, tags: Collection[str] | None = None
     ) -> Awaitable[None]:
         """Delete one row; where there are `tags`, only one whose JSON has one of them."""
-        called: Awaitable[None] = self._delete(session, Change(row_id, _NONE, tags))
-        return called
+        return self._delete(session, Change(row_id, _NONE, tags))
 
     def check(self, reads: ReadOnlySession, writes: ReadWriteSession) -> list[Awaitable[None]]:
         """Ask whether the database can run the statements that serve, and takes writes."""
@@ -359,17 +353,15 @@ class Storage(Generic[Create, Update]):
         """Store rows; where the database refuses them, find those that it means."""
         if not isinstance(session, ReadWriteSession):  # a test's own: its savepoints are its own
             return await self._create_mixed(session, rows)
-        await session.savepoint("SAVEPOINT")
+        await session.begin_part()
         try:
             results = await self._create_mixed(session, rows)
             await session.check()
         except Exception as error:
             concerns, told, _ = judge(error)
             is_about_rows = rows and concerns in {Concerns.ITEM, Concerns.STATEMENT}
-            if not is_about_rows or not _is_refusal(told) or not await session.survives(error):
+            if not is_about_rows or not _is_refusal(told) or not await session.undo_part(error):
                 raise
-            await session.savepoint("ROLLBACK TO")
-            await session.savepoint("RELEASE")
             if concerns is Concerns.STATEMENT:
                 await self.create_many(session, [])  # which fails too where no row is to blame
             if len(rows) == 1:
@@ -377,7 +369,7 @@ class Storage(Generic[Create, Update]):
             middle = len(rows) // 2
             first = await self.create_all(session, rows[:middle])
             return [*first, *await self.create_all(session, rows[middle:])]
-        await session.savepoint("RELEASE")
+        await session.end_part()
         return results
 
     async def create_bulks(
@@ -629,7 +621,7 @@ class Storage(Generic[Create, Update]):
     async def _read(self, session: ReadOnlySession, ids: Iterable[int]) -> dict[int, str | None]:
         statements = await self._statements(session)
         rows = await fetch(session, statements.get, {"ids": statements.ids(ids)})
-        return {row_id: self._render(body, self._public) for row_id, body in rows}
+        return {row_id: self._render(body) for row_id, body in rows}
 
     async def _returned(
         self,
@@ -642,7 +634,7 @@ class Storage(Generic[Create, Update]):
         Raises an error for a row that cannot be answered: what is answered with an error must not
         be stored, and the batch is rolled back.
         """
-        bodies = {row_id: self._render(body, self._public) for row_id, body, _ in rows}
+        bodies = {row_id: self._render(body) for row_id, body, _ in rows}
         if any(has_triggers for *_, has_triggers in rows):
             await check_constraints(session)  # which may have deferred triggers
             # RETURNING shows what a row was before the triggers that fire after it.
@@ -716,11 +708,11 @@ class Storage(Generic[Create, Update]):
         total: int | None,
         sound: int,
     ) -> Listed | ServiceError:
-        body = self._render_page(f"[{rows or ''}]")
-        if sound < size or body is None:
+        rendered = self._render_rows(rows or "")
+        if sound < size or rendered is None:
             return DamagedRowError()
         is_full = size == page.limit and size > 0
-        return Listed(body, last_id if is_full else None, total)
+        return Listed(f"[{rendered}]", last_id if is_full else None, total)
 
     def _dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
         """Return an item as JSON; moments in one zone, so that they can be compared as text."""
@@ -738,23 +730,21 @@ class Storage(Generic[Create, Update]):
             return tag_of(self._dump(content, only_sent=True))
         return tag_of(_array(self._dump(row, only_sent=True) for row in content.values()))
 
-    def _render(self, body: str | None, adapter: TypeAdapter[Any] | None) -> str | None:
+    def _render(self, body: str | None) -> str | None:
         """Return JSON as Pydantic has it, where the database has it otherwise."""
-        if adapter is None or body is None:
+        if self._public is None or body is None:
             return body
         try:
-            return adapter.dump_json(adapter.validate_json(body)).decode()
+            return self._public.dump_json(self._public.validate_json(body)).decode()
         except ValidationError:
             return None
 
-    def _render_page(self, body: str) -> str | None:
-        if self._public is None or self._publics is None:
-            return body
-        try:
-            rows = map(self._public.dump_json, self._publics.validate_json(body))
-        except ValidationError:
-            return None
-        return f"[{BETWEEN.join(row.decode() for row in rows)}]"
+    def _render_rows(self, rows: str) -> str | None:
+        if self._public is None or not rows:
+            return rows
+        rendered = [self._render(row) for row in rows.split(BETWEEN)]
+        sound = [row for row in rendered if row is not None]
+        return BETWEEN.join(sound) if len(sound) == len(rendered) else None
 
     async def _catch_up(self, session: ReadWriteSession) -> None:
         """Let the sequence go on behind the ids of the table, if this role may set it."""

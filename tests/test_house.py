@@ -84,7 +84,6 @@ FLOORS = [
         "web.health",
         "web.metrics",
         "server.client_protocol",
-        "server.metrics",
         "server.workers",
     },
     {"app", "server.lifecycle"},

@@ -18,7 +18,7 @@ from hero_api.batching.queue import BatchQueues, QueueSpec
 from hero_api.database.verdicts import judge
 from hero_api.errors import FaultError, ServiceError
 
-__all__ = ["BatchQueues", "QueueSpec", "batched"]
+__all__ = ["BatchFunction", "BatchQueues", "Item", "QueueSpec", "R", "batched"]
 
 _TURN = "hero_api.turn"
 
@@ -63,11 +63,10 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
     Raises `FaultError` for what is no `AsyncSession`.
     """
     if not isinstance(session, AsyncSession):
-        wrong = (
+        raise FaultError(
             f"A session dependency was overridden with a {type(session).__name__}: "
             "override it with an AsyncSession, of SQLAlchemy or of SQLModel"
         )
-        raise FaultError(wrong, wrong)
     result: Any
     async with session.info.setdefault(_TURN, asyncio.Lock()):
         try:

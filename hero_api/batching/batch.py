@@ -258,30 +258,25 @@ class Batch:
         await session.limit_lock_waits()
         if len(stages(calls)) > 1:
             await self._lock(session, calls)
-        has_savepoint = False
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
         refused: _Outcomes = []
         parts = [*_halves(calls)]
         while parts:
             part = parts.pop(0)
-            if not has_savepoint:
-                await session.savepoint("SAVEPOINT")
+            await session.begin_part()
             try:
                 found = await self._run(session, part)
                 if self._fails_at_commit:
                     await session.check()
-                await session.savepoint("RELEASE")
-                has_savepoint = False
+                await session.end_part()
             except Exception as error:
                 verdict = judge(error)
                 concerns_all = verdict.concerns is Concerns.EVERYBODY and not is_hearsay(error)
                 if concerns_all or verdict.concerns is Concerns.MOMENT:
                     raise
-                has_savepoint = await session.survives(error)
-                if has_savepoint:
-                    await session.savepoint("ROLLBACK TO")
-                else:  # it has ended the transaction: begin once more, with what went well
+                if not await session.undo_part(error):
+                    # It has ended the transaction: begin once more, with what went well.
                     await session.rollback()
                     outcomes = await self._run(session, served)
                 if len(part) > 1:

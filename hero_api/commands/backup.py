@@ -13,6 +13,7 @@ from hero_api.commands.new_file import file_beside, new_file
 from hero_api.commands.upgrade import upgrade
 from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.file import check_file, open_read_only, open_read_write
+from hero_api.database.sqlite.transfer import keep_drawn
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -25,12 +26,6 @@ _FORM = """
     FROM pragma_table_info(:table) ORDER BY name
 """
 _LAST_DRAWN = "SELECT name, max(seq) FROM sqlite_sequence GROUP BY name"
-_KEEP_DRAWN = "UPDATE sqlite_sequence SET seq = max(seq, :last) WHERE name = :name"
-_ADD_DRAWN = """
-    INSERT INTO sqlite_sequence (name, seq) SELECT :name, :last
-    WHERE :name IN (SELECT name FROM sqlite_master)
-    AND :name NOT IN (SELECT name FROM sqlite_sequence)
-"""
 
 
 def backup(settings: Settings, file: Path) -> int:
@@ -61,7 +56,7 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
         raise StartError(f"There is no backup {file}")
     if file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
-    check_alone(path)
+    check_alone(settings)
     with file_beside(path) as copy:
         with _translate_errors(path, path), closing(open_read_only(path)) as connection:
             [page_size] = connection.execute("PRAGMA page_size").fetchone()
@@ -141,8 +136,7 @@ def _keep_drawn(live: sqlite3.Connection, copy: sqlite3.Connection) -> None:
     tables = [name for (name,) in live.execute("SELECT name FROM sqlite_master")]
     if "sqlite_sequence" in tables:
         for name, last in live.execute(_LAST_DRAWN).fetchall():
-            copy.execute(_KEEP_DRAWN, {"name": name, "last": last})
-            copy.execute(_ADD_DRAWN, {"name": name, "last": last})
+            keep_drawn(copy, name, last)
 
 
 @contextmanager

@@ -8,20 +8,14 @@ from pathlib import Path
 from sqlalchemy import Table, func
 from sqlalchemy.dialects import sqlite
 
-from hero_api.database.columns import Kind, kind_of
+from hero_api.database.columns import kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.schema import check_columns
 from hero_api.database.sqlite.file import open_read_only
+from hero_api.database.sqlite.statements import TYPES
 from hero_api.database.transfer import in_order
 from hero_api.errors import StartError
 
-_TYPES = {
-    Kind.TEXT: {"text"},
-    Kind.INTEGER: {"integer"},
-    Kind.BOOLEAN: {"integer"},
-    Kind.FLOAT: {"real", "integer"},
-    Kind.TIME: {"text"},
-}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
 
 
@@ -67,7 +61,7 @@ def _find(connection: sqlite3.Connection, table: Table, where: str) -> Iterator[
         check_columns(table, found, where)
     columns = [*in_order(table).selected_columns]
     types = [
-        _TYPES[kind_of(column)] | ({"null"} if column.nullable else set()) for column in columns
+        {*TYPES[kind_of(column)], *(["null"] if column.nullable else [])} for column in columns
     ]
     select = in_order(table).add_columns(*map(func.typeof, columns))
     statement = str(select.compile(dialect=sqlite.dialect(paramstyle="named")))

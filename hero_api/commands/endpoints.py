@@ -22,8 +22,7 @@ def open_to_write(settings: Settings, table: Table) -> TransferEndpoint:
 
     Raises `StartError` where another process may not have the file open too, and has.
     """
-    if not settings.is_postgresql:
-        check_alone(settings.path)
+    check_alone(settings)
     make_table(settings, table)
     return _endpoint(settings)(settings, table, writes=True)
 

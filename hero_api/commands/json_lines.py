@@ -14,7 +14,6 @@ from hero_api.commands.progress import Progress
 from hero_api.database.sessions import ReadWriteSession, connect, open_database
 from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.transfer import names_in_order
-from hero_api.database.urls import shown
 from hero_api.database.verdicts import describe, judge
 from hero_api.errors import ServiceError, StartError
 from hero_api.lines import read_line, reason
@@ -81,8 +80,7 @@ def import_lines(  # noqa: PLR0913 - two ends, what a line is, and how
 
     Raises `StartError`, one line that names the first such line.
     """
-    if not settings.is_postgresql:
-        check_alone(settings.path)
+    check_alone(settings)
     return asyncio.run(
         _Import(settings, storage, progress, skips_bad=skips_bad).run(create, source)
     )
@@ -93,7 +91,7 @@ class _Import:
         self, settings: Settings, storage: AnyStorage, progress: Progress, *, skips_bad: bool
     ) -> None:
         self._settings = settings.model_copy(update={"request_timeout": _PATIENCE})
-        self._name = shown(settings.url) if settings.is_postgresql else str(settings.path)
+        self._name = settings.database_name
         self._storage = storage
         self._progress = progress
         self._skips_bad = skips_bad

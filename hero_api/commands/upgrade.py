@@ -8,13 +8,13 @@ from typing import Any
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Connection, Table, inspect, literal, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.schema import ColumnCollectionConstraint, ScalarElementColumnDefault
 
 from hero_api.database.schema import columns_of
 from hero_api.database.sessions import make_engines
 from hero_api.database.sqlite.engine import check_alone
-from hero_api.database.urls import reason, shown
+from hero_api.database.urls import reason
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -27,8 +27,7 @@ def upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]:
 
     Raises `StartError`, one line, before anything is done where that would not be enough.
     """
-    if not settings.is_postgresql:
-        check_alone(settings.path)
+    check_alone(settings)
     return asyncio.run(_upgrade(settings, tables))
 
 
@@ -38,9 +37,8 @@ async def _upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]
         async with engines.writer.begin() as connection:
             return await connection.run_sync(_add, tables)
     except (SQLAlchemyError, sqlite3.Error, RuntimeError, StartError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        name = shown(settings.url) if settings.is_postgresql else settings.path
-        raise StartError(f"Nothing was changed in {name}: {reason(cause or error)}") from error
+        where = settings.database_name
+        raise StartError(f"Nothing was changed in {where}: {reason(error)}") from error
     finally:
         await engines.dispose()
 

@@ -27,9 +27,22 @@ class ReadOnlySession(AsyncSession):
 class ReadWriteSession(ReadOnlySession):
     """A session that writes; on SQLite it has the database's one writing connection."""
 
-    async def savepoint(self, words: str) -> None:
-        """Execute `words` (`SAVEPOINT`, `RELEASE`, `ROLLBACK TO`) for the one savepoint."""
-        await fetch(self, f"{words} part", {})
+    async def begin_part(self) -> None:
+        """Begin a part of the transaction that can be undone by itself; there is one at a time."""
+        await fetch(self, "SAVEPOINT part", {})
+
+    async def end_part(self) -> None:
+        """Keep what the part has done."""
+        await fetch(self, "RELEASE part", {})
+
+    async def undo_part(self, error: Exception) -> bool:
+        """Undo the part that `error` was raised in; return False where the transaction is over."""
+        driver = (await connect(self)).connection.driver_connection
+        if not _module(self).survives(driver, error):
+            return False
+        await fetch(self, "ROLLBACK TO part", {})
+        await self.end_part()
+        return True
 
     async def limit_lock_waits(self) -> None:
         """Wait only briefly for locks, until the transaction ends."""
@@ -43,11 +56,6 @@ class ReadWriteSession(ReadOnlySession):
     def can_check(self) -> bool:
         """Whether `check` finds what COMMIT would refuse."""
         return "check" in _module(self).STATEMENTS
-
-    async def survives(self, error: Exception) -> bool:
-        """Say whether the transaction that `error` was raised in can go on from a savepoint."""
-        driver = (await connect(self)).connection.driver_connection
-        return bool(_module(self).survives(driver, error))
 
     async def probe(self) -> ServiceError | None:
         """Write without changing anything; return what a create without room would be told."""

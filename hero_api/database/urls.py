@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from pydantic import AfterValidator
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 _ASYNC_DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -32,7 +32,8 @@ def reason(error: BaseException) -> str:
 
     That is what follows an & in a password which stands in the URL as it is.
     """
-    line = " ".join(str(error).split())
+    said = (error.orig or error) if isinstance(error, DBAPIError) else error
+    line = " ".join(str(said).split())
     return re.sub(r'(connection option) ".*"', r"\1 in the URL; write & as %26 in a value", line)
 
 

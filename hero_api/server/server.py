@@ -16,17 +16,16 @@ import typer
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from prometheus_client import Gauge
 
 from hero_api.batching import BatchQueues
 from hero_api.database.sqlite.engine import has_wal_reset_fault
-from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.server.acceptor import Acceptor
 from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.client_protocol import ProtocolFactory
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
 from hero_api.server.listener import Listener
-from hero_api.server.metrics import ServerCollector
 from hero_api.server.signals import stop_signals
 from hero_api.server.workers import Worker, supervise
 from hero_api.settings import Settings
@@ -129,7 +128,12 @@ async def _serve(
         exempt=PROBES,
     )
     server = _Server(config, app, listener, protocols)
-    app.state.metrics.registry.register(ServerCollector(protocols.open, server.server_state.tasks))
+    for name, text, counted in (
+        ("connections", "Connections that are open.", protocols.open),
+        ("requests_under_way", "Requests begun and not answered.", server.server_state.tasks),
+    ):
+        gauge = Gauge(f"hero_api_{name}", text, registry=app.state.metrics.registry)
+        gauge.set_function(partial(len, counted))
     if worker:
         app.state.metrics.worker = str(os.getpid())
     loop = asyncio.get_running_loop()
@@ -218,12 +222,11 @@ class _Server(uvicorn.Server):
 
 
 def _announce(settings: Settings, listens_on: str) -> None:
-    where, durability = _where_and_how_durable(settings)
     try:
         typer.echo(
             f"Listening on {listens_on} (documentation at /docs)\n"
-            f"Heroes in    {' '.join(str(where).splitlines())}\n"
-            f"Durability   {durability}"
+            f"Heroes in    {' '.join(settings.database_name.splitlines())}\n"
+            f"Durability   {_durability(settings)}"
         )
     except OSError:
         # Nobody reads it, or there is no room for it: that is no reason not to serve. What could
@@ -231,13 +234,11 @@ def _announce(settings: Settings, listens_on: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _where_and_how_durable(settings: Settings) -> tuple[object, str]:
+def _durability(settings: Settings) -> str:
     if settings.is_postgresql:
-        # With its password hidden.
-        return shown(settings.url), "PostgreSQL's, by its settings fsync and synchronous_commit"
-    durability = (
-        "every answered write is on disk, and survives a power cut"
-        if settings.synchronous == "FULL"
-        else "answered writes survive a crash of the process; a power cut may take back the last"
+        return "PostgreSQL's, by its settings fsync and synchronous_commit"
+    if settings.synchronous == "FULL":
+        return "FULL: every answered write is on disk, and survives a power cut"
+    return (
+        "NORMAL: answered writes survive a crash of the process; a power cut may take back the last"
     )
-    return settings.path, f"{settings.synchronous}: {durability}"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from hero_api.database.postgresql.statements import LOCK
@@ -493,3 +494,14 @@ def test_an_address_that_is_not_this_machines_stops_the_start_with_one_line(
     assert process.returncode == 1
     [line] = errors.splitlines()
     assert host in line
+
+
+def test_connections_are_counted_also_while_they_are_idle(tmp_path: Path) -> None:
+    with serving(tmp_path) as server, httpx.Client() as client:
+        url = f"http://{server.host}:{server.port}/metrics"
+        with closing(socket.create_connection((server.host, server.port))) as idle:
+            idle.sendall(b"GET /livez HTTP/1.1\r\nHost: hero-api\r\n\r\n")
+            assert idle.recv(1_000)
+            text = client.get(url).text
+    assert "hero_api_connections 2.0" in text
+    assert "hero_api_requests_under_way 1.0" in text

@@ -107,9 +107,8 @@ class PostgreSQL:
             async with self.writer.begin() as connection:
                 await connection.run_sync(_prepare, tables)
         except (SQLAlchemyError, RuntimeError, StartError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
             raise StartError(
-                f"The database {shown(self._url)} cannot be used: {reason(cause or error)}"
+                f"The database {shown(self._url)} cannot be used: {reason(error)}"
             ) from error
         for watch in self._watches:
             watch.patience = self._patience

@@ -13,7 +13,7 @@ from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID
 from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
 from hero_api.database.schema import check_columns
 from hero_api.database.transfer import Row, in_order, names_in_order
-from hero_api.database.urls import reason, shown
+from hero_api.database.urls import reason
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -45,7 +45,7 @@ class PostgreSQLEndpoint:
         self._quoted = quote.format_table(table)
         self._columns = ", ".join(map(quote.quote, names_in_order(table)))
         self._select = str(in_order(table).compile(dialect=_DIALECT))
-        self.name = shown(settings.url)
+        self.name = settings.database_name
         self.identity: object = None
         dialect = settings.url.get_dialect()
         try:

@@ -8,14 +8,13 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
-from pathlib import Path
 from typing import Any, cast
 
 import aiosqlite
 from sqlalchemy import Connection, Table, event
 from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolResetState
 
@@ -30,6 +29,7 @@ from hero_api.database.sqlite.file import (
     unusable,
     uri,
 )
+from hero_api.database.urls import reason
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.settings import Settings
 
@@ -54,15 +54,15 @@ def has_wal_reset_fault(version: tuple[int, ...] = sqlite3.sqlite_version_info) 
     )
 
 
-def check_alone(path: Path) -> None:
-    """Refuse a file that another process has open, where SQLite can corrupt it then.
+def check_alone(settings: Settings) -> None:
+    """Refuse a SQLite file that another process has open, where SQLite can corrupt it then.
 
     For what writes beside the service. Raises `StartError`, one line; nothing is changed.
     """
-    if not has_wal_reset_fault() or not path.is_file():
+    if settings.is_postgresql or not has_wal_reset_fault() or not settings.path.is_file():
         return
     try:
-        with closing(open_read_write(path, _MOMENT)) as connection:
+        with closing(open_read_write(settings.path, _MOMENT)) as connection:
             # In WAL mode, every connection of another process has a lock, however idle it is.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
@@ -70,7 +70,7 @@ def check_alone(path: Path) -> None:
         # What else it is, the command itself meets too.
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             raise unusable(
-                path,
+                settings.path,
                 "another process has it open, and two that write can damage it on SQLite "
                 f"{sqlite3.sqlite_version} (3.51.3 is mended); stop the service first",
             ) from error
@@ -125,8 +125,7 @@ class SQLite:
         try:
             await self._prepare(tables)
         except (SQLAlchemyError, sqlite3.Error, RuntimeError, StartError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            raise unusable(self._path, str(cause)) from error
+            raise unusable(self._path, reason(error)) from error
 
     async def dispose(self) -> None:
         """Close every connection: the last one that can write checkpoints, and deletes the WAL."""

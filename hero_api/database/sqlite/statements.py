@@ -34,8 +34,9 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from hero_api.database.columns import Kind, kind_of
 from hero_api.database.statements import AFTER, BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
 
-# What SQLite keeps in a column, where it keeps it well; text is what it is.
-_TYPES = {
+# What SQLite keeps in a column, where it keeps it well.
+TYPES = {
+    Kind.TEXT: ("text",),
     Kind.INTEGER: ("integer",),
     Kind.BOOLEAN: ("integer",),
     Kind.FLOAT: ("real", "integer"),
@@ -108,7 +109,7 @@ class SQLiteStatements(Statements):
                 if self._casts:
                     conditions.append(kind != text("blob"))
             elif not its_column.primary_key:
-                conditions.append(kind.in_([*map(text, _TYPES[expected]), text("null")]))
+                conditions.append(kind.in_([*map(text, TYPES[expected]), text("null")]))
         return and_(true(), *conditions)
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:

@@ -19,6 +19,12 @@ from hero_api.errors import StartError
 from hero_api.settings import Settings
 
 _CACHE = 16_384  # KiB, in which SQLite keeps the ends of its indexes
+_KEEP_DRAWN = "UPDATE sqlite_sequence SET seq = max(seq, :last) WHERE name = :name"
+_ADD_DRAWN = """
+    INSERT INTO sqlite_sequence (name, seq) SELECT :name, :last
+    WHERE :name IN (SELECT name FROM sqlite_master)
+    AND :name NOT IN (SELECT name FROM sqlite_sequence)
+"""
 _DIALECT = sqlite.dialect(paramstyle="named")
 
 
@@ -29,7 +35,7 @@ class SQLiteEndpoint:
     takes_nul = True
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
-        self.name = str(settings.path)
+        self.name = settings.database_name
         self.identity: object = identity(settings.path)
         self._table = table
         self._quoted = _DIALECT.identifier_preparer.format_table(table)
@@ -104,15 +110,7 @@ class SQLiteEndpoint:
             return
         with self._translate_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute(
-                "INSERT INTO sqlite_sequence (name, seq) SELECT :name, 0 WHERE NOT EXISTS "
-                "(SELECT 1 FROM sqlite_sequence WHERE name = :name)",
-                {"name": self._table.name},
-            )
-            self._connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
-                (last_drawn, self._table.name),
-            )
+            keep_drawn(self._connection, self._table.name, last_drawn)
 
     def close(self) -> None:
         self._connection.close()
@@ -145,6 +143,13 @@ class SQLiteEndpoint:
             yield
         except sqlite3.Error as error:
             raise StartError(f"{self.name}: {error}") from error
+
+
+def keep_drawn(connection: sqlite3.Connection, table: str, last: int) -> None:
+    """Let SQLite draw no id up to `last` again, for a table of the file that has AUTOINCREMENT."""
+    drawn = {"name": table, "last": last}
+    connection.execute(_KEEP_DRAWN, drawn)
+    connection.execute(_ADD_DRAWN, drawn)
 
 
 def _as_time(its_type: TypeEngine[Any], stored: str) -> date | time:
