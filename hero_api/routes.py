@@ -61,7 +61,7 @@ async def create_hero(
 
 
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
-    """List heroes in id order; a full page's `Link` header leads to the next."""
+    """List heroes in id order; the `Link` header leads to the next page, if there is one."""
     listed = await heroes.list_page(session, page)
     response = HeroJSON(listed.body, headers=_total(listed))
     if listed.next_after is not None:

@@ -37,7 +37,6 @@ from hero_api.database.sqlite.statements import SQLiteStatements
 from hero_api.database.statements import (
     AFTER,
     BETWEEN,
-    PLAIN,
     Filter,
     Shape,
     Statements,
@@ -285,12 +284,12 @@ class Storage(Generic[Create, Update]):
         walked = 0
         for index, (page, shape) in enumerate(zip(distinct, shapes, strict=True)):
             offset = page.offset
-            if shape == PLAIN:
+            if not shape.filters:
                 offset, walked = offset - walked, offset
             parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
             parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
         rows = await fetch(session, statements.pages(shapes), parameters)
-        listed = {distinct[index]: self._listed(distinct[index], *row) for index, *row in rows}
+        listed = {distinct[index]: self._listed(*row) for index, *row in rows}
         return [listed[page] for page in pages]
 
     async def create_many(
@@ -701,9 +700,9 @@ class Storage(Generic[Create, Update]):
 
     def _listed(  # noqa: PLR0913, PLR0917 - the columns of a page's SELECT
         self,
-        page: Page,
         rows: str | None,
         size: int,
+        has_more: bool,  # noqa: FBT001
         last_id: int,
         total: int | None,
         sound: int,
@@ -711,8 +710,7 @@ class Storage(Generic[Create, Update]):
         rendered = self._render_rows(rows or "")
         if sound < size or rendered is None:
             return DamagedRowError()
-        is_full = size == page.limit and size > 0
-        return Listed(f"[{rendered}]", last_id if is_full else None, total)
+        return Listed(f"[{rendered}]", last_id if has_more else None, total)
 
     def _dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
         """Return an item as JSON; moments in one zone, so that they can be compared as text."""

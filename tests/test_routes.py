@@ -548,7 +548,7 @@ async def test_the_total_is_of_the_same_snapshot_as_the_page(client: httpx.Async
         ),
     ],
 )
-async def test_a_full_page_links_to_the_next_by_keyset_with_its_filters_and_limit(
+async def test_a_page_links_to_the_next_by_keyset_with_its_filters_and_limit(
     client: httpx.AsyncClient, query: str, following: dict[str, str]
 ) -> None:
     await create_many(client, 5, name="Dead&pond", age=5)
@@ -558,14 +558,22 @@ async def test_a_full_page_links_to_the_next_by_keyset_with_its_filters_and_limi
     assert dict(httpx.URL(link["url"]).params) == following
 
 
-async def test_a_full_page_of_the_default_size_links_to_the_next(client: httpx.AsyncClient) -> None:
+async def test_a_page_of_the_default_size_links_to_the_next(client: httpx.AsyncClient) -> None:
     await create_many(client, 101)
     link = (await client.get("/heroes/")).links["next"]["url"]
     assert [hero["id"] for hero in (await client.get(link)).json()] == [101]
 
 
-@pytest.mark.parametrize("query", ["", "limit=0", "limit=3", "after=1&limit=2", "offset=2"])
-async def test_a_page_that_is_not_full_links_nowhere(client: httpx.AsyncClient, query: str) -> None:
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "limit=0", "limit=3", "after=1&limit=2", "offset=2"),
+        *("limit=2", "limit=1&offset=1", "after=1&limit=1", "limit=2&count=true"),
+    ],
+)
+async def test_a_page_behind_which_there_is_nothing_links_nowhere(
+    client: httpx.AsyncClient, query: str
+) -> None:
     await create_many(client, 2)
     assert "Link" not in (await client.get(f"/heroes/?{query}")).headers
 
@@ -577,6 +585,7 @@ async def test_following_the_links_meets_every_hero_exactly_once(
     insert(settings, *((hero_id, "n", None, "s") for hero_id in (-(2**63), -5, 0, 2**63 - 1)))
     insert(settings, *((hero_id, "n", None, "s") for hero_id in range(1, 40, 3)))
     pages = [page.json() async for page in walk(client, f"/heroes/?limit={limit}")]
+    assert all(pages)
     met = [hero["id"] for page in pages for hero in page]
     assert met == [-(2**63), -5, 0, *range(1, 40, 3), 2**63 - 1]
 

@@ -48,6 +48,11 @@ class Shape(NamedTuple):
     filters: tuple[str, ...]
     counts: bool
 
+    @property
+    def walks(self) -> bool:
+        """Whether all that is asked for is a place in the table."""
+        return set(self.filters) <= {AFTER}
+
 
 class Stored(NamedTuple):
     """What became of an item: its row, or the id that was drawn for it in vain."""
@@ -62,8 +67,10 @@ class Stored(NamedTuple):
 
 # What is between the rows of a page. Nowhere else in it is there a line's end: JSON escapes them.
 BETWEEN = ",\n"
-PLAIN = Shape((), counts=False)
 AFTER = "after"
+# The first row of a page, and of the next: nothing where there is none.
+START: ColumnElement[Any] = literal_column("(SELECT id FROM start_N)", BigInteger())
+NEXT: ColumnElement[Any] = literal_column("(SELECT id FROM next_N)", BigInteger())
 
 
 class Statements:
@@ -89,7 +96,11 @@ class Statements:
         self.delete = self.compile(self._delete())
         unchanged = {each.name: each for each in of.columns if each is not self.key}
         self.probe = self.compile(of.update().values(unchanged).where(false()))
-        self._start = self.compile(self._walk())
+        self._starts = {
+            (): self.compile(self._walk(literal_column("(@start)"), "offset")),
+            (AFTER,): self.compile(self._walk(self._conditions([AFTER]), "offset")),
+        }
+        self._next = self.compile(self._walk(self.key >= START, "limit"))
         self._fragment = cache(self._compile_page)
         self.pages = lru_cache(maxsize=512)(self._compile_pages)
 
@@ -112,20 +123,23 @@ class Statements:
     def _compile_pages(self, shapes: tuple[Shape, ...]) -> str:
         """Return one statement that reads several pages, a row each, from one snapshot.
 
-        Plain pages, in the order of their offsets, share one walk along the table: each starts from
-        where the one before it starts, and its offset counts from there.
+        Pages without filters start from a row that is looked for first, and end before the one
+        where the next page starts. Those by offset, in their order, share one walk: each starts
+        from where the one before it starts, and its offset counts from there.
         """
-        starts, selects = [], []
+        walks, selects = [], []
         start = "true"
         for index, shape in enumerate(shapes):
-            number = f"_{index}"
-            if shape == PLAIN:
-                walk = self._start.replace("(@start)", start).replace("_N", number)
-                starts.append(f"start_{index} (id) AS MATERIALIZED ({walk})")
+            page = self._fragment(shape).replace("@", str(index), 1)
+            if shape.walks:
+                walk = self._starts[shape.filters].replace("(@start)", start)
+                for name, its_walk in (("start_N", walk), ("next_N", self._next)):
+                    its = f"{name} (id) AS MATERIALIZED ({its_walk})"
+                    walks.append(its.replace("_N", f"_{index}"))
+            if not shape.filters:
                 start = f"id >= (SELECT id FROM start_{index})"
-            page = self._fragment(shape).replace("(@start)", start).replace("_N", number)
-            selects.append(page.replace("@", str(index), 1))
-        with_ = f"WITH {', '.join(starts)} " if starts else ""
+            selects.append(page.replace("_N", f"_{index}"))
+        with_ = f"WITH {', '.join(walks)} " if walks else ""
         return with_ + " UNION ALL ".join(selects)
 
     def _compile_page(self, shape: Shape) -> str:
@@ -134,21 +148,24 @@ class Statements:
         if shape.counts:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
-        if shape == PLAIN:
-            page = self._page(select(*self.table.columns), literal_column("(@start)"), ZERO)
-        else:
-            page = self._filtered_page(shape.filters)
+        page = self._walked_page() if shape.walks else self._filtered_page(shape.filters)
         rows = page.subquery("page")
+        # To look behind a page of filters may take as long as the page itself.
+        is_full = func.count() == self._parameter("limit", BigInteger())
         return self.compile(
             select(
                 literal_column("@"),
                 self._joined(rows),
                 func.count(),
+                NEXT.is_not(None) if shape.walks else is_full,
                 func.max(rows.c.id),
                 cast(total, BigInteger),
                 self._sound(rows),
             )
         )
+
+    def _walked_page(self) -> Select[Any]:
+        return self._page(select(*self.table.columns), self.key >= START, ZERO)
 
     def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
         offset = self._parameter("offset", BigInteger())
@@ -160,9 +177,9 @@ class Statements:
         limit = self._parameter("limit", BigInteger())
         return of.where(condition).order_by(self.key).limit(limit).offset(offset)
 
-    def _walk(self) -> Select[Any]:
-        start = select(self.key).where(literal_column("(@start)")).order_by(self.key)
-        return start.limit(ONE).offset(self._parameter("offset", BigInteger()))
+    def _walk(self, condition: ColumnElement[Any], steps: str) -> Select[Any]:
+        ids = select(self.key).where(condition).order_by(self.key)
+        return ids.limit(ONE).offset(self._parameter(steps, BigInteger()))
 
     def _conditions(self, names: Iterable[str]) -> ColumnElement[bool]:
         columns = self.table.c

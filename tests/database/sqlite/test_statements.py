@@ -1,4 +1,4 @@
-"""What SQLite has to do for a page of a range, counted in steps of its virtual machine."""
+"""What SQLite does for a page: in steps of its virtual machine, or as it plans to."""
 
 import sqlite3
 from contextlib import closing
@@ -52,3 +52,16 @@ def test_a_page_of_a_range_takes_no_longer_in_a_larger_table(
     with closing(table_of(SMALL)) as small, closing(table_of(LARGE)) as large:
         few = steps(small, least, most, int(place * SMALL))
         assert steps(large, least, most, int(place * LARGE)) < 2 * few + 5_000
+
+
+@pytest.mark.parametrize("place", [Shape((), counts=False), Shape(("after",), counts=False)])
+def test_the_rows_of_a_page_come_in_the_order_of_their_ids_whatever_index_has_them(
+    place: Shape,
+) -> None:
+    with closing(table_of(SMALL)) as connection:
+        connection.execute("CREATE INDEX covering ON hero (age, secret_name, name, id)")
+        connection.execute("ANALYZE")
+        asked = {"offset_0": 1, "limit_0": 100, "after_0": 1}
+        statement = SQLiteStatements(TABLE, FILTERS).pages((place,))
+        plan = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", asked)]
+    assert "SEARCH hero USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
