@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -431,6 +432,28 @@ async def test_ages_are_filtered_inclusively_and_no_age_matches_none(
     for age in (10, 20, 30, None):
         await create(client, age=age)
     assert await ids(client, query) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "ages"),
+    [("min_age=1", {1, 2}), ("max_age=0", {0}), ("min_age=0&max_age=1", {0, 1}), ("min_age=3", {})],
+)
+async def test_the_pages_of_an_age_range_hold_each_hero_once_however_many_there_are(
+    client: httpx.AsyncClient, query: str, ages: set[int]
+) -> None:
+    # A third of the heroes are few enough for SQLite to sort, and two thirds are not.
+    lines = (
+        json.dumps({"name": "?", "secret_name": "?", "age": number % 3}) for number in range(1_600)
+    )
+    headers = {"Content-Type": "application/jsonl"}
+    await client.post("/heroes/", content="\n".join(lines), headers=headers)
+    expected = [number + 1 for number in range(1_600) if number % 3 in ages]
+    places = range(0, len(expected) + 100, 100)
+    by_offset = [await ids(client, f"{query}&offset={place}") for place in places]
+    assert by_offset == [expected[place : place + 100] for place in places]
+    after = [0, *expected[99::100]]
+    by_key = [await ids(client, f"{query}&after={last}") for last in after]
+    assert [row for page in by_key for row in page] == expected
 
 
 async def test_concurrent_pages_are_each_answered_with_their_own_heroes(

@@ -135,10 +135,9 @@ class Statements:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
         if shape == PLAIN:
-            page = self._page(literal_column("(@start)"), ZERO)
+            page = self._page(select(*self.table.columns), literal_column("(@start)"), ZERO)
         else:
-            offset = self._parameter("offset", BigInteger())
-            page = self._page(self._conditions(shape.filters), offset)
+            page = self._filtered_page(shape.filters)
         rows = page.subquery("page")
         return self.compile(
             select(
@@ -151,25 +150,29 @@ class Statements:
             )
         )
 
-    def _page(self, condition: ColumnElement[Any], offset: ColumnElement[Any]) -> Select[Any]:
+    def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
+        offset = self._parameter("offset", BigInteger())
+        return self._page(select(*self.table.columns), self._conditions(filters), offset)
+
+    def _page(
+        self, of: Select[Any], condition: ColumnElement[Any], offset: ColumnElement[Any]
+    ) -> Select[Any]:
         limit = self._parameter("limit", BigInteger())
-        columns = select(*self.table.columns)
-        return columns.where(condition).order_by(self.key).limit(limit).offset(offset)
+        return of.where(condition).order_by(self.key).limit(limit).offset(offset)
 
     def _walk(self) -> Select[Any]:
         start = select(self.key).where(literal_column("(@start)")).order_by(self.key)
         return start.limit(ONE).offset(self._parameter("offset", BigInteger()))
 
     def _conditions(self, names: Iterable[str]) -> ColumnElement[bool]:
-        conditions = []
-        for name in names:
-            its_column, operator = self.filters[name]
-            compared = self.table.c[its_column]
-            # A number may be out of the bounds of its column.
-            whole = isinstance(compared.type, Integer)
-            parameter = self._parameter(name, BigInteger() if whole else compared.type)
-            conditions.append(compared.op(operator, is_comparison=True)(parameter))
-        return and_(true(), *conditions)
+        columns = self.table.c
+        return and_(true(), *(self._condition(n, columns[self.filters[n].column]) for n in names))
+
+    def _condition(self, name: str, compared: ColumnElement[Any]) -> ColumnElement[bool]:
+        # A number may be out of the bounds of its column.
+        its_type = BigInteger() if isinstance(compared.type, Integer) else compared.type
+        operator = self.filters[name].operator
+        return compared.op(operator, is_comparison=True)(self._parameter(name, its_type))
 
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
         return bindparam(f"{name}_N", type_=its_type, required=True)

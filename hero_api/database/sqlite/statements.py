@@ -10,8 +10,10 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Select,
+    SelectBase,
     Table,
     Text,
+    UnaryExpression,
     and_,
     bindparam,
     case,
@@ -23,12 +25,14 @@ from sqlalchemy import (
     select,
     table,
     true,
+    union_all,
 )
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql import operators
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from hero_api.database.columns import Kind, kind_of
-from hero_api.database.statements import BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
+from hero_api.database.statements import AFTER, BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
 
 # What SQLite keeps in a column, where it keeps it well.
 TYPES = {
@@ -38,6 +42,8 @@ TYPES = {
     Kind.FLOAT: ("real", "integer"),
     Kind.TIME: ("text",),
 }
+_RANGE = ("<", "<=", ">", ">=")  # operators
+_FEW = 1_000  # rows that are sorted in less time than it takes to find as many along the table
 
 
 class SQLiteStatements(Statements):
@@ -112,15 +118,52 @@ class SQLiteStatements(Statements):
     def _sound(self, page: FromClause) -> ColumnElement[Any]:
         return func.count(case((self._is_sound(page), ONE)))
 
-    def _page(self, condition: ColumnElement[Any], offset: ColumnElement[Any]) -> Select[Any]:
-        if offset is ZERO:
-            return super()._page(condition, offset)
+    def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
-        ids = select(self.key).where(condition).order_by(self.key)
-        ids = ids.limit(self._parameter("limit", BigInteger())).offset(offset)
+        if self._is_range([name for name in filters if name != AFTER]):
+            ids = self._range_ids(filters)
+        else:
+            offset = self._parameter("offset", BigInteger())
+            ids = self._page(select(self.key), self._conditions(filters), offset)
         rows = select(*self.table.columns).where(self.key.in_(ids)).order_by(self.key)
         # The limit keeps them in order: SQLite may drop the order of a plain subquery.
         return rows.limit(self._parameter("limit", BigInteger())).offset(ZERO)
+
+    def _is_range(self, filters: Sequence[str]) -> bool:
+        """Say whether filters ask for a range of one column, and for nothing else."""
+        asked = [self.filters[name] for name in filters]
+        are_ranges = all(each.operator in _RANGE for each in asked)
+        return are_ranges and len({each.column for each in asked}) == 1 and not self._casts
+
+    def _range_ids(self, filters: Sequence[str]) -> SelectBase:
+        """Return the ids of a page of a range, of which SQLite does not know how much is in it.
+
+        It would take them from the index and sort them all, be they every row of the table. That is
+        for few of them; where there are more, the next ones are soon found along the table.
+        """
+        ranges = {n: self.table.c[self.filters[n].column] for n in filters if n != AFTER}
+        some = select(self.key).where(*(self._condition(n, of) for n, of in ranges.items()))
+        some = some.limit(literal_column(f"{_FEW} + 1")).offset(ZERO)
+        few = some.subquery("few")
+        are_few = select(func.count() <= literal_column(str(_FEW))).select_from(few)
+        limit, offset = (self._parameter(name, BigInteger()) for name in ("limit", "offset"))
+
+        def page(
+            key: ColumnElement[Any],
+            conditions: Iterable[ColumnElement[bool]],
+            limit: ColumnElement[int],
+        ) -> Select[Any]:
+            after = [self._condition(AFTER, key)] if AFTER in filters else []
+            ids = select(key).where(*conditions, *after).order_by(key)
+            return select(ids.limit(limit).offset(offset).subquery())
+
+        # Of a column with a plus before it, SQLite does not ask the index.
+        along = (self._condition(n, _plus(of)) for n, of in ranges.items())
+        is_small = are_few.scalar_subquery()
+        return union_all(
+            page(few.c.id, (), case((is_small, limit), else_=ZERO)),
+            page(self.key, along, case((is_small, ZERO), else_=limit)),
+        )
 
     def _is_one_of_ids(self) -> ColumnElement[bool]:
         return self.key.in_(select(_each("ids").c.value))
@@ -168,6 +211,10 @@ class SQLiteStatements(Statements):
 
     def _delete(self) -> ClauseElement:
         return self.table.delete().where(self._is_one_of_ids()).returning(self.key, true())
+
+
+def _plus(of: ColumnElement[Any]) -> ColumnElement[Any]:
+    return UnaryExpression(of, operator=operators.custom_op("+"), type_=of.type)
 
 
 def _each(name: str) -> TableValuedAlias:
