@@ -15,12 +15,12 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Take note of a value."""
+        """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Take note of some values, which are often of one magnitude."""
+        """Count some values, which are often of one magnitude."""
         first, last = (bisect_left(self.bounds, value) for value in (min(values), max(values)))
         if first == last:
             self.counts[first] += len(values)

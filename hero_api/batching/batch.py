@@ -177,11 +177,11 @@ class Batch:
         elif verdict.concerns is Concerns.EVERYBODY and (
             self._running is None or not is_hearsay(error)
         ):
-            kinds = _kinds(calls)
+            found = stages(calls)
             # Where there is no room for creates, there still is for the deletes that make some.
-            if isinstance(verdict.told, NoRoomError) and len(kinds) > 1:
-                for kind in kinds:
-                    await self._transact(kind, tries=tries)
+            if isinstance(verdict.told, NoRoomError) and len(found) > 1:
+                for stage in found:
+                    await self._transact(stage, tries=tries)
             else:
                 self._tell(calls, error, lambda: judge(error).told)
         elif verdict.concerns is Concerns.MOMENT and tries > 1:
@@ -204,7 +204,7 @@ class Batch:
     ) -> None:
         """Find the call that spoils the others, in one transaction (`in_parts`) or in several."""
         if len(calls) == 1:
-            self._refuse(calls[0], error)
+            self._answer(calls[0], self._refusal(calls[0], error))
         elif self._writes and in_parts:
             self._fails_at_commit = at_commit
             await self._transact(calls, in_parts=True, tries=tries)
@@ -307,9 +307,6 @@ class Batch:
         else:
             self.locked.append(call)
 
-    def _refuse(self, call: AnyCall, error: Exception) -> None:
-        self._answer(call, self._refusal(call, error))
-
     def _refusal(self, call: AnyCall, error: Exception) -> Exception:
         """Return what is told of an error that is one item's, and report it."""
         told = judge(error).told
@@ -349,13 +346,6 @@ def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
 
 def _waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
     return [call for call in calls if not call.answer.done()]
-
-
-def _kinds(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
-    kinds: defaultdict[object, list[AnyCall]] = defaultdict(list)
-    for call in calls:
-        kinds[call.spec].append(call)
-    return [*kinds.values()]
 
 
 def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:

@@ -1,4 +1,4 @@
-"""How far a long work is, on standard error: a bar on a terminal, elsewhere a line at times."""
+"""Progress on standard error: a bar on a terminal, elsewhere a line now and then."""
 
 import time
 from types import TracebackType
@@ -52,7 +52,7 @@ class Progress:
         self._silent_until = time.monotonic() + _PAUSE
 
     def advance(self, number: int) -> None:
-        """Take note that more is done."""
+        """Count what was done since."""
         self._done += number
         for task in self._bars.task_ids[-1:]:
             self._bars.advance(task, number)

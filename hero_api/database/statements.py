@@ -55,7 +55,7 @@ class Shape(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What became of an item: its row, or the id that was drawn for it in vain."""
+    """What became of an item: its row, or the id that was drawn for it and is taken."""
 
     position: int
     row_id: int

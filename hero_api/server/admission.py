@@ -70,7 +70,7 @@ class AdmissionLimiter:
         return False
 
     def release(self, connection: Admitted) -> None:
-        """Take note that the connection's request was answered, or will not begin any more."""
+        """Count a connection no more: its request was answered, or will not begin."""
         if self._waiting.pop(connection, None) is not None:
             self._half_closed.pop(connection, None)
             self._given_up += 1
@@ -80,7 +80,7 @@ class AdmissionLimiter:
             self._loop.call_soon(self._admit)
 
     def half_closed(self, connection: Admitted) -> None:
-        """Take note that the client of a waiting request will send no more.
+        """Count a client that will send no more while its request waits.
 
         Nearly always it has given up, but it may still read the answer. So the request waits on,
         unless many are like it: then the one of longest ago is dropped.

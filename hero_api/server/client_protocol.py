@@ -58,7 +58,7 @@ class ProtocolFactory:
         return self._safe if data.startswith(_SAFE_METHODS) else self._unsafe
 
     def lost(self, protocol: "ClientProtocol") -> None:
-        """Take note that a connection is closed."""
+        """Forget a connection that is closed."""
         self.open.discard(protocol)
         if self.is_draining and not self.open:
             self._all_lost.set()
@@ -220,13 +220,13 @@ class ClientProtocol(asyncio.Protocol):
             self.http.announce_close()
 
     def body_taken(self) -> None:
-        """Take note that some of a request's body was taken: there is room for more."""
+        """Read on: some of the request's body was taken, so there is room for more."""
         self._is_full = False
         if self._held:
             self._feed()
 
     def request_ended(self) -> None:
-        """Take note that a request was answered, maybe before the whole of it has arrived."""
+        """Go on after an answer, which may come before the whole request has arrived."""
         self._answered += 1
         self._is_full = False
         http, transport = self.http, self._transport

@@ -3,10 +3,6 @@
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Literal
-
-Format = Literal["text", "json"]
-Level = Literal["debug", "info", "warning", "error"]
 
 
 class JSONFormatter(logging.Formatter):
@@ -26,7 +22,7 @@ class JSONFormatter(logging.Formatter):
         return json.dumps(fields)
 
 
-def configure(style: Format, level: Level) -> None:
+def configure(style: str, level: str) -> None:
     """Write the log to standard error, from `level` on; what asked for the access log gets it."""
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler = logging.StreamHandler()

@@ -65,12 +65,16 @@ def serve(
         raise StartError(_ONE_PROCESS)
     config = _configure(app, options, access_log=access_log)
     announce = partial(_announce, settings, listener.name("https" if config.ssl else "http"))
-    run = partial(_run, app, config, listener, announce)
+
+    def run(worker: Worker | None = None) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, config, listener, announce, worker))
+
     with closing(listener):
         if workers > 1:
             supervise(workers, run, announce, listener.stop)
         else:
-            run(None)
+            run()
 
 
 def _configure(app: FastAPI, options: dict[str, Any], *, access_log: bool) -> uvicorn.Config:
@@ -82,7 +86,7 @@ def _configure(app: FastAPI, options: dict[str, Any], *, access_log: bool) -> uv
         lifespan="off",
         log_level="error",
         access_log=False,
-        # Who asks is for the log; to look for it costs each request a microsecond.
+        # The client's address is for the log; to look for it costs each request a microsecond.
         proxy_headers=access_log or options.get("forwarded_allow_ips") is not None,
         server_header=False,
         timeout_graceful_shutdown=_CANCEL,
@@ -96,18 +100,6 @@ def _configure(app: FastAPI, options: dict[str, Any], *, access_log: bool) -> uv
     return config
 
 
-def _run(
-    app: FastAPI,
-    config: uvicorn.Config,
-    listener: Listener,
-    announce: Callable[[], None],
-    worker: Worker | None,
-) -> None:
-    """Serve in this process, alone or as one of several."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(app, config, listener, announce, worker))
-
-
 async def _serve(
     app: FastAPI,
     config: uvicorn.Config,
@@ -115,6 +107,7 @@ async def _serve(
     announce: Callable[[], None],
     worker: Worker | None,
 ) -> None:
+    """Serve in this process, alone or as one of several."""
     settings: Settings = app.state.settings
     timeout = settings.request_timeout
     # Reads that take long do not count. On SQLite such writes do: it has one writer anyway, and

@@ -140,7 +140,8 @@ listen heroes
         proxying(template, f"127.0.0.1:{server.port}", *command),
     ):
         deadline = time.monotonic() + SOON
-        while not (status := checked(tmp_path / "stats")).startswith("L7"):
+        stats = tmp_path / "stats"  # which haproxy names after it listens
+        while not (stats.exists() and (status := checked(stats)).startswith("L7")):
             assert time.monotonic() < deadline
         assert status == "L7OK"
 

@@ -6,8 +6,8 @@ import os
 import sqlite3
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any, cast
 
 import aiosqlite
@@ -148,7 +148,7 @@ class SQLite:
         try:
             if not self._has_own_log():
                 logger.warning("%s has another WAL than this service's, which is left", self._path)
-            elif not _is_in_use(self.writer):
+            elif not cast("AsyncAdaptedQueuePool", self.writer.pool).checkedout():
                 await self._pragma("busy_timeout=0")
                 await self._pragma("wal_checkpoint(TRUNCATE)")
         except (SQLAlchemyError, sqlite3.Error, ServiceError, OSError) as error:
@@ -250,17 +250,11 @@ class SQLite:
                 return
 
     async def _pragma(self, pragma: str) -> object:
-        async with self._writing() as driver:
-            return (await fetch(driver, f"PRAGMA {pragma}", {}))[0][0]
-
-    @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Give the writing connection past SQLAlchemy's transaction: pragmas cannot run in one."""
+        """Execute a pragma on the writing connection, outside of SQLAlchemy's transaction."""
         async with self.writer.connect() as connection:
-            raw = await connection.get_raw_connection()
-            driver = raw.driver_connection
+            driver = (await connection.get_raw_connection()).driver_connection
             assert isinstance(driver, aiosqlite.Connection)  # noqa: S101 - it was just connected
-            yield driver
+            return (await fetch(driver, f"PRAGMA {pragma}", {}))[0][0]
 
 
 async def fetch(
@@ -299,10 +293,6 @@ async def probe(execute: Callable[..., Awaitable[Sequence[Any]]]) -> ServiceErro
     # It writes the first page, whatever the version was.
     await execute(f"PRAGMA user_version = {version}", {})
     return None
-
-
-def _is_in_use(engine: AsyncEngine) -> bool:
-    return cast("AsyncAdaptedQueuePool", engine.pool).checkedout() > 0
 
 
 def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
