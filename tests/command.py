@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from unittest import mock
 
 from hero_api.cli import main
+from hero_api.server.signals import stop_signals
 from hero_api.settings import PREFIX
 
 from .servers import ROOT
@@ -22,23 +24,22 @@ def run(
     It runs in this process, since a new one takes its time to import everything; or, where
     `program` says what Python is to run, in a process of its own.
     """
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    if database_url is not None:
-        environment[f"{PREFIX}DATABASE_URL"] = database_url
+    environment = {} if database_url is None else {f"{PREFIX}DATABASE_URL": database_url}
     if program:
         return subprocess.run(
             [sys.executable, *program, *arguments],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | environment,
             capture_output=True,
             check=False,
             text=True,
             timeout=60,
         )
     argv = ["hero-api", *arguments]
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
     with (
         mock.patch.object(sys, "argv", argv),
-        mock.patch.dict(os.environ, environment, clear=True),
+        mock.patch.dict(os.environ, environment),
         redirect_stdout(io.StringIO()) as output,
         redirect_stderr(io.StringIO()) as errors,
     ):
@@ -46,6 +47,9 @@ def run(
             main()
         except SystemExit as ended:
             code = ended.code
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     if isinstance(code, str):  # Python prints it where the process ends
         errors.write(f"{code}\n")
         code = 1

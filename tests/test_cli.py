@@ -284,7 +284,10 @@ def test_a_file_without_heroes_is_not_said_to_be_damaged(tmp_path: Path) -> None
     assert_is_not_checked(tmp_path / "heroes.db", "no such table: hero")
 
 
-def test_a_file_that_another_keeps_locked_is_not_said_to_be_damaged(sound: Path) -> None:
+def test_a_file_that_another_keeps_locked_is_not_said_to_be_damaged(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hero_api.database.sqlite.file._PATIENCE", 0.1)
     with closing(sqlite3.connect(sound, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
