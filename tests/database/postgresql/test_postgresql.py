@@ -32,6 +32,7 @@ from hero_api.testing import running
 from tests.clusters import Cluster, connection_to, insert, running_cluster
 from tests.command import run
 
+PROCESSES = 3  # that start together
 SOON = 30.0  # seconds: far more than anything here takes
 DEADPOND = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 
@@ -198,7 +199,7 @@ asyncio.run(main())
 """
 
 
-def test_eight_processes_that_start_together_make_one_table(on_postgresql: Settings) -> None:
+def test_processes_that_start_together_make_one_table(on_postgresql: Settings) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN, on_postgresql.database_url],
@@ -207,13 +208,13 @@ def test_eight_processes_that_start_together_make_one_table(on_postgresql: Setti
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(8)
+        for _ in range(PROCESSES)
     ]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     errors = [process.communicate("\n", timeout=SOON)[1] for process in processes]
-    assert errors == [""] * 8
+    assert errors == [""] * PROCESSES
     assert len(columns(on_postgresql)) == 4
 
 
