@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 
 from hero_api.commands.check import find_damage
 from hero_api.heroes import heroes
-from hero_api.settings import PREFIX
 
-from .servers import ROOT, UNPRIVILEGED, serving
+from . import command
+from .servers import UNPRIVILEGED, serving
 
 TABLE = (
     "CREATE TABLE hero (id INTEGER PRIMARY KEY, name VARCHAR NOT NULL, age INTEGER, "
@@ -23,20 +22,10 @@ TABLE = (
 
 
 def run(
-    *arguments: str, path: Path | None = None, program: Sequence[str] = ("-m", "hero_api")
+    *arguments: str, path: Path | None = None, program: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    if path is not None:
-        environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{path}"
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
+    url = None if path is None else f"sqlite:///{path}"
+    return command.run(*arguments, database_url=url, program=program)
 
 
 def make(path: Path, *statements: str) -> Path:
@@ -72,10 +61,10 @@ def test_help_says_where_the_database_is_and_how_to_begin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "word"), [("serve", "--port"), ("check", "damage"), ("copy", "SOURCE_URL")]
+    ("name", "word"), [("serve", "--port"), ("check", "damage"), ("copy", "SOURCE_URL")]
 )
-def test_each_command_has_help(command: str, word: str) -> None:
-    ended = run(command, "--help")
+def test_each_command_has_help(name: str, word: str) -> None:
+    ended = run(name, "--help")
     assert ended.returncode == 0
     assert word in ended.stdout
 
@@ -255,7 +244,7 @@ def test_each_problem_is_one_line_that_says_something(sound: Path) -> None:
 
 def assert_is_not_checked(path: Path, reason: str, *program: str) -> None:
     """`hero-api check` ends with one line that says what to do, and does not speak of damage."""
-    ended = run("check", path=path, program=program or ("-m", "hero_api"))
+    ended = run("check", path=path, program=program)
     assert (ended.returncode, ended.stdout) == (1, "")
     [line] = ended.stderr.splitlines()
     assert line.startswith("hero-api: ")
@@ -295,7 +284,10 @@ def test_a_file_without_heroes_is_not_said_to_be_damaged(tmp_path: Path) -> None
     assert_is_not_checked(tmp_path / "heroes.db", "no such table: hero")
 
 
-def test_a_file_that_another_keeps_locked_is_not_said_to_be_damaged(sound: Path) -> None:
+def test_a_file_that_another_keeps_locked_is_not_said_to_be_damaged(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hero_api.database.sqlite.file._PATIENCE", 0.1)
     with closing(sqlite3.connect(sound, isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode=WAL")
         other.execute("PRAGMA locking_mode=EXCLUSIVE")

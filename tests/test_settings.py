@@ -1,10 +1,8 @@
 import logging
-import os
 import re
 import socket
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from hero_api.database.urls import shown
 from hero_api.errors import StartError
 from hero_api.settings import Settings
+
+from .command import run
 
 GIVEN = [
     ("DATABASE_URL", "sqlite+aiosqlite:///a.db", "sqlite+aiosqlite:///a.db"),
@@ -382,16 +382,9 @@ def test_an_in_memory_database_is_refused_with_the_reason_and_a_way_out(text: st
 # The command, where it cannot start
 
 
-def start(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def start(*options: str, url: str) -> subprocess.CompletedProcess[str]:
     """Run `hero-api serve` where it cannot start, and return how it ended."""
-    return subprocess.run(
-        [sys.executable, "-m", "hero_api", "serve", "--port", "0", *options],
-        env=os.environ | {f"HERO_API_{name}": value for name, value in variables.items()},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
+    return run("serve", "--port", "0", *options, database_url=url)
 
 
 def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -401,36 +394,39 @@ def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> Non
     assert ended.stdout == ""
 
 
-def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(tmp_path: Path) -> None:
-    ended = start(DATABASE_URL=f"sqlite:///{tmp_path}/heroes.db", SYNCHRONOUS="OFF")
+def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HERO_API_SYNCHRONOUS", "OFF")
+    ended = start(url=f"sqlite:///{tmp_path}/heroes.db")
     assert_one_line(ended, "HERO_API_SYNCHRONOUS")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_in_memory_database_stops_the_start_with_one_line() -> None:
-    assert_one_line(start(DATABASE_URL="sqlite://"), "HERO_API_DATABASE_URL", "in-memory")
+    assert_one_line(start(url="sqlite://"), "HERO_API_DATABASE_URL", "in-memory")
 
 
 def test_a_password_that_is_not_encoded_is_not_printed() -> None:
-    ended = start(DATABASE_URL="postgresql://me:top@secret,word@127.0.0.1:1/heroes")
+    ended = start(url="postgresql://me:top@secret,word@127.0.0.1:1/heroes")
     assert_one_line(ended, "HERO_API_DATABASE_URL", "%40")
     assert "secret" not in ended.stderr
 
 
 def test_a_password_that_holds_an_ampersand_is_not_printed() -> None:
-    ended = start(DATABASE_URL="postgresql://127.0.0.1:1/heroes?user=me&password=top&secret=1")
+    ended = start(url="postgresql://127.0.0.1:1/heroes?user=me&password=top&secret=1")
     assert_one_line(ended, "%26")
     assert "secret" not in ended.stderr
 
 
 def test_a_missing_directory_stops_the_start_with_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert_one_line(start(DATABASE_URL=f"sqlite:///{missing}/heroes.db"), str(missing))
+    assert_one_line(start(url=f"sqlite:///{missing}/heroes.db"), str(missing))
     assert not missing.exists()
 
 
 def test_a_directory_for_a_database_stops_the_start_with_one_line(tmp_path: Path) -> None:
-    assert_one_line(start(DATABASE_URL=f"sqlite:///{tmp_path}"), str(tmp_path), "directory")
+    assert_one_line(start(url=f"sqlite:///{tmp_path}"), str(tmp_path), "directory")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -448,7 +444,7 @@ def test_a_file_that_is_no_database_stops_the_start_with_one_line_and_stays_as_i
 ) -> None:
     path = tmp_path / "heroes.db"
     path.write_bytes(content)
-    assert_one_line(start(DATABASE_URL=f"sqlite:///{path}"), str(path))
+    assert_one_line(start(url=f"sqlite:///{path}"), str(path))
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
 
@@ -460,12 +456,12 @@ def test_another_table_of_that_name_stops_the_start_with_one_line_and_stays_as_i
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE hero (id INTEGER PRIMARY KEY, cape TEXT)")
     content = path.read_bytes()
-    assert_one_line(start(DATABASE_URL=f"sqlite:///{path}"), str(path))
+    assert_one_line(start(url=f"sqlite:///{path}"), str(path))
     assert path.read_bytes() == content
 
 
 def test_a_port_in_use_stops_the_start_with_one_line_that_names_it(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = start("--port", port, DATABASE_URL=f"sqlite:///{tmp_path}/heroes.db")
+        ended = start("--port", port, url=f"sqlite:///{tmp_path}/heroes.db")
     assert_one_line(ended, port)

@@ -28,6 +28,7 @@ from hero_api.heroes import heroes
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 from tests.clusters import Cluster, connection_to, stored
+from tests.command import run
 from tests.servers import ROOT
 
 SOON = 60.0  # seconds: far more than anything here takes
@@ -137,21 +138,13 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
 
 
-def run(source: Settings | str, target: Settings | str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        command(source, target),
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=SOON,
-    )
+def run_copy(source: Settings | str, target: Settings | str) -> "subprocess.CompletedProcess[str]":
+    return run(*command(source, target)[3:])
 
 
 def refused(source: Settings | str, target: Settings | str) -> str:
     """Return the one line of a copy that fails."""
-    ended = run(source, target)
+    ended = run_copy(source, target)
     assert ended.returncode == 1, ended.stdout
     assert ended.stdout == ""
     # Beside the lines of its progress.
@@ -334,7 +327,7 @@ def test_a_copy_that_is_killed_twice_goes_on_where_it_was(
         with under_way(large, target) as process:
             process.kill()
         assert before < count(target) < MANY
-    ended = run(large, target)
+    ended = run_copy(large, target)
     assert ended.returncode == 0, ended.stderr
     assert stored(target) == stored(large)
     assert next_id(target) == MANY + 1
@@ -646,7 +639,7 @@ def test_a_change_that_a_crash_left_half_written_is_not_read(
 def test_the_end_is_a_line_with_the_count_and_the_checksum(make: Make) -> None:
     source, target = make("sqlite"), make("postgresql")
     fill(source, HEROES)
-    ended = run(source, target)
+    ended = run_copy(source, target)
     assert ended.returncode == 0
     assert re.fullmatch(
         r"7 heroes copied; both have 7, each the same \(SHA-256 [0-9a-f]{64}\)\n", ended.stdout
@@ -656,7 +649,7 @@ def test_the_end_is_a_line_with_the_count_and_the_checksum(make: Make) -> None:
 def test_where_no_terminal_is_progress_is_a_line_for_each_step(make: Make) -> None:
     source, target = make("sqlite"), make("sqlite")
     fill(source, HEROES)
-    assert run(source, target).stderr.splitlines() == [
+    assert run_copy(source, target).stderr.splitlines() == [
         "copied 7 of 7 heroes",
         "compared 7 of 7 heroes",
     ]
@@ -702,15 +695,8 @@ sys.exit(main_ended)
 
 def peak(source: Settings, target: Settings) -> float:
     """Return the most memory that a copy had, in megabytes."""
-    ended = subprocess.run(
-        [sys.executable, "-c", MEASURED, *command(source, target)[3:]],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=SOON,
-    )
+    ended = run(*command(source, target)[3:], program=("-c", MEASURED))
+    assert ended.returncode == 0, ended.stderr
     return int(ended.stdout.split()[-1]) / 1024
 
 

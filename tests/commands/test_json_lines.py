@@ -22,6 +22,7 @@ from hero_api.models import HeroCreate, HeroPublic
 from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 from tests.clusters import connection_to, insert
+from tests.command import run
 from tests.commands.test_copy import make_table
 from tests.servers import ROOT
 
@@ -191,16 +192,16 @@ def test_the_standard_streams_are_files_too(settings: Settings) -> None:
 def test_a_file_is_written_whole_or_not_at_all(settings: Settings, tmp_path: Path) -> None:
     make_table(settings)
     insert(settings, (1, "first", None, "s"))
-    file = tmp_path / "heroes.jsonl"
-    assert command(settings, "export", str(file)).returncode == 0
+    url, file = settings.database_url, tmp_path / "heroes.jsonl"
+    assert run("export", str(file), database_url=url).returncode == 0
     assert file.read_bytes() == exported(settings)
-    ended = command(settings, "export", str(file))
+    ended = run("export", str(file), database_url=url)
     assert ended.returncode == 1
-    assert b"is there already" in ended.stderr
+    assert "is there already" in ended.stderr
     with connection_to(settings) as connection:
         connection.execute("UPDATE hero SET age = 'no number'")
     other = tmp_path / "other.jsonl"
-    assert command(settings, "export", str(other)).returncode == 1
+    assert run("export", str(other), database_url=url).returncode == 1
     assert not other.exists()
 
 

@@ -51,15 +51,15 @@ def starting() -> Iterator[Starter]:
             process.kill()
 
 
-def serve_together(directory: Path) -> list[int]:
+def serve_together(directory: Path, servers: int = PROCESSES) -> list[int]:
     """Start whole servers at once on one file, and stop them; return how each ended."""
     with ExitStack() as stack:
-        launched = [stack.enter_context(launching(directory)) for _ in range(PROCESSES)]
-        servers = [listening(process, directory) for process in launched]
-        for server in servers:
+        launched = [stack.enter_context(launching(directory)) for _ in range(servers)]
+        listen = [listening(process, directory) for process in launched]
+        for server in listen:
             urlopen(f"http://{server.host}:{server.port}/heroes/").close()
             server.process.terminate()
-        return [server.process.wait(60) for server in servers]
+        return [server.process.wait(60) for server in listen]
 
 
 def schema(file: Path) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from .restores import restore_under_load
 
-ROUNDS = 2
+ROUNDS = 1
 
 
 async def test_restores_below_a_service_under_load_lose_nothing_and_give_no_id_twice(

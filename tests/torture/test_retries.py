@@ -9,7 +9,7 @@ from .crash import CLIENTS, Crashes, crash
 from .ledger import Hero, Ledger, stored_heroes
 from .retries import Retries
 
-CYCLES = 10
+CYCLES = 3
 
 
 @pytest.fixture

@@ -11,31 +11,21 @@ import pytest
 from tests.servers import serving
 
 from .ledger import stored_heroes
-from .stops import PATIENCE, PROMISE, Stopped, stop
+from .stops import PATIENCE, PROMISE, stop
 from .wire import Connection, request_bytes
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
-ROUNDS = 2
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 
 
-@pytest.fixture
-async def stopped(tmp_path: Path, seed: int) -> Stopped:
-    return await stop(tmp_path, random.Random(seed))
-
-
-@pytest.mark.parametrize("_round", range(ROUNDS))
-def test_sigterm_under_load_is_a_clean_end(stopped: Stopped, _round: int) -> None:
+async def test_sigterm_under_load_is_a_clean_end_and_leaves_no_request_that_was_read_unanswered(
+    tmp_path: Path, seed: int
+) -> None:
+    stopped = await stop(tmp_path, random.Random(seed))
     assert (stopped.status, stopped.log, stopped.integrity) == (0, "", "ok")
     assert stopped.files == {"heroes.db", "stderr"}
     assert stopped.seconds < PATIENCE
-
-
-@pytest.mark.parametrize("_round", range(ROUNDS))
-def test_sigterm_under_load_leaves_no_request_that_was_read_unanswered(
-    stopped: Stopped, _round: int
-) -> None:
     assert stopped.verdict == ([], [])
 
 

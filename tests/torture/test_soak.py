@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .soak import Soaked, soak
 
-SECONDS = 3.0
+SECONDS = 1.0
 
 
 async def test_a_mixed_load_of_many_connections_has_no_error_and_loses_nothing(

@@ -7,7 +7,8 @@ import pytest
 
 from . import starts
 
-ROUNDS = 10
+ROUNDS = 3
+SERVERS = 3
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,6 @@ def test_processes_that_start_together_on_a_file_write_nothing(
 
 
 def test_servers_that_start_together_on_no_file_all_serve(tmp_path: Path) -> None:
-    assert starts.serve_together(tmp_path) == [0] * starts.PROCESSES
+    assert starts.serve_together(tmp_path, SERVERS) == [0] * SERVERS
     assert starts.schema(tmp_path / "heroes.db") == starts.SCHEMA
     assert (tmp_path / "stderr").read_text() == ""

@@ -1,12 +1,10 @@
 """What is PostgreSQL's alone: its sequence, its table, its connections, its errors."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import psycopg
@@ -32,7 +30,9 @@ from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 from tests.clusters import Cluster, connection_to, insert, running_cluster
+from tests.command import run
 
+PROCESSES = 3  # that start together
 SOON = 30.0  # seconds: far more than anything here takes
 DEADPOND = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 
@@ -199,7 +199,7 @@ asyncio.run(main())
 """
 
 
-def test_eight_processes_that_start_together_make_one_table(on_postgresql: Settings) -> None:
+def test_processes_that_start_together_make_one_table(on_postgresql: Settings) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN, on_postgresql.database_url],
@@ -208,13 +208,13 @@ def test_eight_processes_that_start_together_make_one_table(on_postgresql: Setti
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(8)
+        for _ in range(PROCESSES)
     ]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     errors = [process.communicate("\n", timeout=SOON)[1] for process in processes]
-    assert errors == [""] * 8
+    assert errors == [""] * PROCESSES
     assert len(columns(on_postgresql)) == 4
 
 
@@ -376,15 +376,8 @@ async def test_a_database_of_another_encoding_is_refused(cluster: Cluster) -> No
 # Where it cannot start
 
 
-def start(url: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "hero_api", "serve", "--port", "0"],
-        env=os.environ | {"HERO_API_DATABASE_URL": url} | variables,
-        capture_output=True,
-        text=True,
-        timeout=SOON,
-        check=False,
-    )
+def start(url: str, *program: str) -> subprocess.CompletedProcess[str]:
+    return run("serve", "--port", "0", database_url=url, program=program)
 
 
 def assert_one_line(ended: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -414,21 +407,14 @@ def test_an_option_that_libpq_does_not_know_is_one_line(cluster: Cluster) -> Non
     assert "nonsense" not in ended.stderr  # it may be a part of a password
 
 
-def test_a_missing_driver_is_one_line_that_says_how_to_install_it(tmp_path: Path) -> None:
-    (tmp_path / "psycopg.py").write_text("raise ImportError('no psycopg')")
-    ended = start("postgresql://127.0.0.1/heroes", PYTHONPATH=str(tmp_path))
+def test_a_missing_driver_is_one_line_that_says_how_to_install_it() -> None:
+    program = "import sys; sys.modules['psycopg'] = None; from hero_api.cli import main; main()"
+    ended = start("postgresql://127.0.0.1/heroes", "-c", program)
     assert_one_line(ended, "pip install 'hero-api[postgresql]'")
 
 
 def test_the_check_of_files_is_refused(cluster: Cluster) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "hero_api", "check"],
-        env=os.environ | {"HERO_API_DATABASE_URL": cluster.url()},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert_one_line(ended, "pg_amcheck")
+    assert_one_line(run("check", database_url=cluster.url()), "pg_amcheck")
 
 
 # Connections

@@ -28,9 +28,10 @@ from hero_api.database.sessions import Database, open_database
 from hero_api.database.sqlite.file import is_mounted
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
-from hero_api.settings import PREFIX, Settings
+from hero_api.settings import Settings
 from hero_api.testing import running
-from tests.servers import ROOT, UNPRIVILEGED, Server, serving
+from tests import command
+from tests.servers import UNPRIVILEGED, Server, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
@@ -1014,21 +1015,12 @@ async def test_a_file_that_another_process_keeps_locked_is_refused_in_time(path:
 
 
 def run(
-    path: Path, *arguments: str, program: Sequence[str] = ("-m", "hero_api")
+    path: Path, *arguments: str, program: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    return subprocess.run(
-        [sys.executable, *program, *arguments],
-        cwd=ROOT,
-        env=environment | {f"{PREFIX}DATABASE_URL": f"sqlite:///{path}"},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
+    return command.run(*arguments, database_url=f"sqlite:///{path}", program=program)
 
 
-def assert_does_not_start(path: Path, *, program: Sequence[str] = ("-m", "hero_api")) -> str:
+def assert_does_not_start(path: Path, *, program: Sequence[str] = ()) -> str:
     """`hero-api serve` ends with one line, a status that is not 0 and nothing touched."""
     before = kept(path.parent)
     ended = run(path, "serve", "--port", "0", program=program)
@@ -1217,10 +1209,10 @@ def mounted(path: Path, tmp_path: Path, sound: bytes) -> Iterator[Path]:
     """Mount a file over the database's, as a container does it."""
     write(tmp_path / "outside.db", sound)
     path.touch()
-    command = ["mount", "--bind", str(tmp_path / "outside.db"), str(path)]
+    mount = ["mount", "--bind", str(tmp_path / "outside.db"), str(path)]
     if os.getuid() != 0 or shutil.which("mount") is None:
         pytest.skip("only root may mount")
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    ended = subprocess.run(mount, check=False, capture_output=True, text=True)
     if ended.returncode:
         pytest.skip(f"nothing can be mounted here: {ended.stderr.strip()}")
     yield path
