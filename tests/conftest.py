@@ -27,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="where the random choices of tests start from")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run all of the tests in parallel, and some of them in this process."""
+    some = config.args != config.getini("testpaths") or config.option.keyword
+    # More than there are cores: tests wait for servers and for time-outs.
+    return 0 if some else 2 * len(os.sched_getaffinity(0))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes settings on both engines, unless it is marked `sqlite`."""
     if "settings" in metafunc.fixturenames:

@@ -1,6 +1,5 @@
 """The scenarios, for a few seconds: what they check of the service holds, and nothing is left."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hero_api.client import HeroClient
+from tests.command import run
 from tests.servers import ROOT, serving
 
 # How fast they are is no matter here.
@@ -17,17 +17,16 @@ LOCUST = [sys.executable, "-m", "locust", "--headless", "--only-summary", "--sto
 USERS = ["--locustfile", "tests/load/locustfile.py,tests/load/spike.py"]
 # The spike, which has the users of the other profile too.
 COMMANDS = {
-    "locust": [*LOCUST, *USERS, "--users=20", "--run-time=6", "--host"],
-    "k6": [*K6, "-e", "USERS=20", "-e", "SECONDS=6", "-e", "SPIKE=1"],
+    "locust": [*LOCUST, *USERS, "--users=20", "--run-time=3", "--host"],
+    "k6": [*K6, "-e", "USERS=20", "-e", "SECONDS=3", "-e", "SPIKE=1"],
 }
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     """Where a service has ten thousand heroes."""
-    environment = {"HERO_API_DATABASE_URL": f"sqlite:///{tmp_path}/heroes.db"}
-    seed = [sys.executable, "-m", "hero_api", "seed", "10000"]
-    subprocess.run(seed, env=os.environ | environment, check=True, capture_output=True)
+    seeded = run("seed", "10000", database_url=f"sqlite:///{tmp_path}/heroes.db")
+    assert seeded.returncode == 0, seeded.stderr
     with serving(tmp_path) as server:
         yield f"http://{server.host}:{server.port}"
 

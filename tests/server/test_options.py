@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hero_api.database.sqlite.engine import has_wal_reset_fault
-from hero_api.settings import PREFIX
+from tests.command import run
 from tests.servers import ROOT, launching
 
 pytestmark = pytest.mark.sqlite  # the engine makes no difference to it
@@ -54,21 +54,13 @@ def end(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def refusal(*options: str) -> str:
+def refusal(*options: str, program: Sequence[str] = ()) -> str:
     """Return the one line of a start that is refused."""
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    run = subprocess.run(
-        [sys.executable, "-m", "hero_api", "serve", *options],
-        cwd=ROOT,
-        env=environment | {"HERO_API_DATABASE_URL": "sqlite:////nonexistent/heroes.db"},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
-    assert run.returncode == 1
-    assert run.stderr.count("\n") == 1
-    return run.stderr
+    url = "sqlite:////nonexistent/heroes.db"
+    ended = run("serve", *options, database_url=url, program=program)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    return ended.stderr
 
 
 @contextmanager
@@ -187,7 +179,7 @@ def test_it_serves_on_a_socket_that_is_handed_over(tmp_path: Path) -> None:
     ],
 )
 def test_a_descriptor_that_cannot_be_used_is_refused(options: list[str], reason: str) -> None:
-    assert reason in refusal(*options)
+    assert reason in refusal(*options, program=("-m", "hero_api"))  # whose descriptors are known
 
 
 # TLS
@@ -225,10 +217,9 @@ def test_a_certificate_that_cannot_be_used_is_refused(options: list[str], reason
 
 
 def test_the_version_is_the_package_s() -> None:
-    command = [sys.executable, "-m", "hero_api", "--version"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
-    assert run.stdout.startswith("hero-api ")
-    assert run.stdout.count(".") >= 2
+    said = run("--version").stdout
+    assert said.startswith("hero-api ")
+    assert said.count(".") >= 2
 
 
 # Several processes
