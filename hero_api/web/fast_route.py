@@ -5,7 +5,7 @@ a get, and a simple handler needs neither. FastAPI serves everything else: every
 every request that is not plainly good. So FastAPI alone says what is refused, and how.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from inspect import Parameter, iscoroutinefunction, signature
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
@@ -83,9 +83,6 @@ class FastRoute(APIRoute):
 
     async def serve(self, scope: Scope, receive: Receive, send: Send, otherwise: ASGIApp) -> None:
         """Serve one request; `otherwise` FastAPI answers those that it refuses, and the errors."""
-        received: list[Message] = []
-        if self._body:
-            receive = _keeping(receive, received)
         request = Request(scope, receive, send)
         try:
             response = await self._respond(request)
@@ -93,7 +90,8 @@ class FastRoute(APIRoute):
             scope[_ERROR] = error
             response = None
         if response is None:
-            receive = _again(received, receive)
+            if self._body:
+                receive = _again(request)
             await otherwise(scope, receive, send)
         else:
             await response(scope, receive, send)
@@ -149,23 +147,16 @@ def _call(dependency: Dependant) -> Callable[[Request], Awaitable[Any]]:
     return only
 
 
-def _keeping(receive: Receive, received: list[Message]) -> Receive:
-    """Return what receives, and keeps what it has received."""
-
-    async def receive_and_keep() -> Message:
-        message = await receive()
-        received.append(message)
-        return message
-
-    return receive_and_keep
-
-
-def _again(received: Sequence[Message], receive: Receive) -> Receive:
-    """Return what receives again what was received already, and then goes on."""
-    messages = iter(received)
+def _again(request: Request) -> Receive:
+    """Return what receives the whole body of `request`, read or not, and then goes on."""
+    is_read = False
 
     async def receive_again() -> Message:
-        return next(messages, None) or await receive()
+        nonlocal is_read
+        if is_read:
+            return await request.receive()
+        is_read = True
+        return {"type": "http.request", "body": await request.body()}
 
     return receive_again
 
