@@ -21,6 +21,7 @@ import pytest
 from hero_api.database.postgresql.statements import LOCK
 from hero_api.settings import PREFIX
 from tests.clusters import Cluster
+from tests.command import run
 from tests.servers import ROOT, launching, open_files, serving
 
 BIN = str(Path(sys.executable).parent)
@@ -462,11 +463,10 @@ def test_two_servers_on_port_0_listen_on_two_ports(tmp_path: Path) -> None:
 def test_an_address_that_is_not_this_machines_stops_the_start_with_one_line(
     tmp_path: Path, host: str
 ) -> None:
-    with started(tmp_path, "--host", host, "--port", "0") as (process, lines):
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert lines == ["", "", ""]
-    assert process.returncode == 1
-    [line] = errors.splitlines()
+    url = f"sqlite:///{tmp_path}/heroes.db"
+    ended = run("serve", "--host", host, "--port", "0", database_url=url)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
     assert host in line
 
 
