@@ -562,6 +562,7 @@ async def test_a_page_behind_which_there_is_nothing_links_nowhere(
     cases = [
         *("", "limit=0", "limit=3", "after=1&limit=2", "offset=2"),
         *("limit=2", "limit=1&offset=1", "after=1&limit=1", "limit=2&count=true"),
+        *("name=Deadpond&limit=2", "max_age=5&limit=2", "name=Deadpond&after=1&limit=1"),
     ]
     await create_many(client, 2)
     for query in cases:
