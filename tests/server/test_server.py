@@ -337,6 +337,7 @@ def test_the_signal_ends_it_while_the_start_waits_for_a_statement(
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while other.execute(waiting).fetchone() == (0,):
                 assert process.poll() is None
+                time.sleep(0.02)
             assert end_of_start(process, signal.SIGTERM) < PROMPT
     assert (tmp_path / "stderr").read_text() == ""
 
@@ -348,6 +349,7 @@ def test_the_signal_ends_it_while_the_start_waits_for_the_lock_of_sqlite(tmp_pat
         with launching(tmp_path, busy_timeout=600) as process:
             while str(file) not in open_files(process):
                 assert process.poll() is None
+                time.sleep(0.02)
             assert end_of_start(process, signal.SIGTERM) < PROMPT
     assert (tmp_path / "stderr").read_text() == ""
 
@@ -422,6 +424,7 @@ def test_it_serves_with_its_standard_streams_closed_or_full(tmp_path: Path, stre
             end_by = time.monotonic() + 2 * PATIENCE
             answer = b""
             while not answer and process.poll() is None and time.monotonic() < end_by:
+                time.sleep(0.02)
                 with suppress(ConnectionRefusedError):
                     for _ in range(3):
                         with socket.create_connection(("127.0.0.1", port)) as wire:
