@@ -48,7 +48,6 @@ def create_app(
         generate_unique_id_function=attrgetter("name"),
         servers=[{"url": settings.root_path or "/"}],
         lifespan=_lifespan,
-        dependencies=[Depends(DeclaredQuery())],
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
         responses=EVERYWHERE | (UNAUTHORIZED if settings.token else {}),
     )
@@ -81,7 +80,9 @@ def create_app(
     say_64_bits(app)
     add_exception_handlers(app)
     documentation = app.routes[:]
-    routes.add_routes(app, settings)
+    declared_query = Depends(DeclaredQuery())
+    routes.add_routes(app, settings, declared_query)
+    app.router.dependencies.append(declared_query)
     health.add_routes(app)
     add_metrics(app)
     # These two pass a copy of the scope on: what is outside of them does not learn the route.

@@ -130,7 +130,7 @@ def check() -> None:
         problems += 1
         typer.echo(problem)
     if problems:
-        raise StartError(f"{settings.path} is damaged ({problems} problems): restore a backup")
+        raise StartError(f"{settings.path} is damaged (problems: {problems}): restore a backup")
     typer.echo(f"{settings.path} is sound")
 
 

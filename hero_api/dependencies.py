@@ -68,7 +68,7 @@ async def get_idempotency_key(request: Request) -> str | None:
     values = request.headers.getlist("Idempotency-Key")
     if not values:
         return None
-    if len(values) > 1 or not 1 <= len(values[0]) <= MAX_KEY:
+    if len(values) > 1 or not 1 <= len(values[0]) <= MAX_KEY or "\0" in values[0]:
         raise UnfitKeyError
     return values[0]
 

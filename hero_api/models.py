@@ -1,6 +1,6 @@
 """The hero: its table, and what clients send and get."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 from sqlalchemy import BigInteger, Column, Integer
@@ -89,6 +89,8 @@ class InvalidPart(BaseModel):
     type: str
     loc: list[str | int]
     msg: str
+    input: Any = None
+    ctx: dict[str, Any] = {}
 
 
 class Invalid(BaseModel):

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from fastapi import Depends, FastAPI, Response
+from fastapi import Depends, FastAPI, Response, params
 from fastapi.routing import APIRoute
 
 from hero_api.answers import (
@@ -112,14 +112,17 @@ def _total(listed: Listed) -> dict[str, str]:
     return {} if listed.total is None else {"X-Total-Count": str(listed.total)}
 
 
-def add_routes(app: FastAPI, settings: Settings) -> None:
-    """Add the handlers to `app`: straight to it, since a router that is included matches twice."""
+def add_routes(app: FastAPI, settings: Settings, check: params.Depends) -> None:
+    """Add the handlers to `app`, where a request passes `check` after the token's.
+
+    They are added straight to it, since a router that is included matches twice.
+    """
     # FastAPI reports how it solved the dependencies only where it does.
     route_class = APIRoute if settings.telemetry else FastRoute
     add = partial(app.router.add_api_route, route_class_override=route_class, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
 
-    read = partial(add, dependencies=token if settings.guard == "all" else [])
+    read = partial(add, dependencies=[*(token if settings.guard == "all" else []), check])
     read(
         _HERO,
         read_hero,
@@ -131,7 +134,7 @@ def add_routes(app: FastAPI, settings: Settings) -> None:
     read(_HEROES, stream_heroes, methods=["GET"], route_class_override=JSONLinesRoute)
     read(_HEROES, read_heroes, methods=["GET"], response_model=list[HeroPublic], responses=PAGE)
 
-    write = partial(add, dependencies=token)
+    write = partial(add, dependencies=[*token, check])
     write(_HEROES, create_heroes, methods=["POST"], route_class_override=JSONLinesRoute)
     write(
         _HEROES,

@@ -147,7 +147,7 @@ async def test_a_hero_that_another_program_has_deleted_is_gone_too(
     assert (await create(client, "a")).status_code == 410
 
 
-@pytest.mark.parametrize("keys", [[""], ["x" * (MAX_KEY + 1)], ["a", "b"]])
+@pytest.mark.parametrize("keys", [[""], ["x" * (MAX_KEY + 1)], ["a", "b"], ["a\0b"]])
 async def test_what_can_be_no_key_is_400(client: httpx.AsyncClient, keys: list[str]) -> None:
     headers = [("Idempotency-Key", key) for key in keys]
     answer = await client.post("/heroes/", json=HERO, headers=headers)

@@ -118,6 +118,19 @@ async def test_a_bad_id_without_the_token_is_unauthorized_too(guarded: httpx.Asy
     assert_unauthorized(await guarded.delete("/heroes/x"))
 
 
+@pytest.mark.sqlite
+@pytest.mark.parametrize("media_type", ["application/json", "application/jsonl"])
+@pytest.mark.parametrize(("method", "path"), [*WRITES, ("GET", "/heroes/"), ("GET", "/heroes/1")])
+async def test_a_query_that_nothing_declares_is_unauthorized_too(
+    closed: httpx.AsyncClient, method: str, path: str, media_type: str
+) -> None:
+    headers = {"Accept": media_type, "Content-Type": media_type}
+    request = closed.build_request(method, f"{path}?limt=1", headers=headers, content=b"{}")
+    assert_unauthorized(await closed.send(request))
+    request.headers.update(BEARER)
+    assert (await closed.send(request)).status_code == 422
+
+
 @pytest.mark.parametrize(("method", "path"), WRITES)
 async def test_a_change_with_the_token_is_served(
     guarded: httpx.AsyncClient, method: str, path: str

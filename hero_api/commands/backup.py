@@ -145,6 +145,8 @@ def _translate_errors(copy: Path, of: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+            raise StartError(f"A copy of {of} cannot be written: {error}") from error
         raise StartError(f"{of}: {error}") from error
     except StartError as error:
         raise StartError(str(error).replace(str(copy), str(of))) from error

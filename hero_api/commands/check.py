@@ -25,7 +25,11 @@ def find_damage(path: Path, table: Table) -> Iterator[str]:
     Raises `StartError`, one line, when the file cannot be checked.
     """
     try:
-        _try_to_read(path)
+        if not path.is_file():
+            raise StartError(
+                f"{path} is no file: name the database's file by HERO_API_DATABASE_URL"
+            )
+        path.open("rb").close()
     except OSError as error:
         reason = error.strerror or error
         raise StartError(
@@ -39,16 +43,6 @@ def find_damage(path: Path, table: Table) -> Iterator[str]:
         if code & 0xFF not in _DAMAGE:  # the low byte is the primary code
             raise StartError(f"The database {path} cannot be checked: {error}") from error
         yield str(error)
-
-
-def _try_to_read(path: Path) -> None:
-    if not path.exists():
-        raise StartError(
-            f"There is no database {path}: name the one to check by HERO_API_DATABASE_URL"
-        )
-    if not path.is_file():
-        raise StartError(f"{path} is no file: name the database's file by HERO_API_DATABASE_URL")
-    path.open("rb").close()
 
 
 def _find(connection: sqlite3.Connection, table: Table, where: str) -> Iterator[str]:

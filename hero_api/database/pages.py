@@ -12,10 +12,10 @@ MAX_CHOSEN_ID = 2**52
 
 
 def _is_a_number(value: object) -> object:
-    """Refuse what Pydantic takes for an integer and nobody else does: true, and "1_000"."""
+    """Refuse what Pydantic takes for an integer and others do not: true, "1_000", "1.0", " +1"."""
     if isinstance(value, bool):
         raise PydanticKnownError("int_type")
-    if isinstance(value, str) and "_" in value:
+    if isinstance(value, str) and not value.removeprefix("-").isdecimal():
         raise PydanticKnownError("int_parsing")
     return value
 

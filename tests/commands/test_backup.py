@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import resource
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -126,6 +127,19 @@ def test_a_damaged_database_gives_no_backup(filled: Settings, file: Path) -> Non
 def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
         backup(filled, tmp_path / "nowhere" / "heroes.db")
+
+
+def test_a_backup_that_finds_no_room_is_said_not_to_be_written(
+    filled: Settings, file: Path
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
+    try:
+        with pytest.raises(StartError, match=r"\AA copy of .*heroes\.db cannot be written"):
+            backup(filled, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(file.parent.iterdir()) == []
 
 
 def test_no_database_gives_no_backup(settings: Settings, file: Path) -> None:
