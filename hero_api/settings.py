@@ -6,13 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from sqlalchemy import URL, make_url
 
@@ -28,94 +22,28 @@ logger = logging.getLogger("hero_api")
 class Settings(BaseSettings):
     """How one application runs; each field is the variable `HERO_API_` plus its name in capitals.
 
-    Raises `StartError`, one line that names the variable, for a value that cannot be used.
+    The README says what each means; times are in seconds, and sizes in bytes. Raises `StartError`,
+    one line that names the variable, for a value that cannot be used.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    database_url: DatabaseURL = Field(
-        default="sqlite+aiosqlite:///database.db",
-        description="where the heroes are: `sqlite:///file.db`, or "
-        "`postgresql://user:password@host/database`",
-    )
-    read_database_url: DatabaseURL | None = Field(
-        default=None,
-        description="PostgreSQL: where heroes are read, such as standbys; by default where they "
-        "are written",
-    )
-    synchronous: Literal["FULL", "NORMAL"] = Field(
-        default="FULL",
-        description="SQLite: `FULL` syncs every commit before its answers; `NORMAL` is faster, and "
-        "a power cut (not a crash of the process) may take the last commits back",
-    )
-    busy_timeout: float = Field(
-        default=5.0,
-        ge=0,
-        le=3600,
-        description="seconds to wait for a lock that another process holds",
-    )
-    read_connections: int = Field(
-        default=4, ge=1, le=64, description="connections that serve reads"
-    )
-    request_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        le=3600,
-        description="seconds that a request waits, from its arrival, before it is answered 503",
-    )
-    max_body_size: int = Field(
-        default=262_144,
-        ge=1_024,
-        description="bytes of a request's body; a larger one is answered 413",
-    )
-    max_lines: int = Field(
-        default=10_000,
-        ge=1,
-        le=1_000_000,
-        description="heroes that one request may store as JSON Lines",
-    )
-    max_lines_size: int = Field(
-        default=4_194_304,
-        ge=1_024,
-        description="bytes of a request's body of JSON Lines; a larger one is answered 413",
-    )
-
-    idempotency_hours: float = Field(
-        default=24.0,
-        gt=0,
-        le=8760,
-        description="hours that the answer to a create with an `Idempotency-Key` is kept, at least",
-    )
-    client_timeout: float = Field(
-        default=20.0,
-        gt=0,
-        le=3600,
-        description="seconds that a client may take to send a request, to read its answer, or "
-        "until it sends the next one; then the connection is closed",
-    )
-    token: SecretStr | None = Field(
-        default=None,
-        min_length=16,
-        description="when it is set, requests need the header `Authorization: Bearer <token>`",
-    )
-    guard: Literal["writes", "all"] = Field(
-        default="writes", description="what needs the token: changes, or reads of heroes too"
-    )
-    root_path: str = Field(
-        default="",
-        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-        description="the path under which a proxy has the service, such as `/api`, when it sends "
-        "requests on without it",
-    )
-    cors_origins: list[str] = Field(
-        default=[],
-        description="JSON list of the origins whose pages may call the service from a browser",
-    )
-
-    telemetry: bool = Field(
-        default=False,
-        description="whether FastAPI reports each request to OpenTelemetry's providers",
-    )
+    database_url: DatabaseURL = "sqlite+aiosqlite:///database.db"
+    read_database_url: DatabaseURL | None = None
+    synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    busy_timeout: float = Field(default=5.0, ge=0, le=3600)
+    read_connections: int = Field(default=4, ge=1, le=64)
+    request_timeout: float = Field(default=10.0, gt=0, le=3600)
+    max_body_size: int = Field(default=262_144, ge=1_024)
+    max_lines: int = Field(default=10_000, ge=1, le=1_000_000)
+    max_lines_size: int = Field(default=4_194_304, ge=1_024)
+    idempotency_hours: float = Field(default=24.0, gt=0, le=8760)
+    client_timeout: float = Field(default=20.0, gt=0, le=3600)
+    token: SecretStr | None = Field(default=None, min_length=16)
+    guard: Literal["writes", "all"] = "writes"
+    root_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$")
+    cors_origins: list[str] = []
+    telemetry: bool = False
 
     @field_validator("token")
     @classmethod

@@ -17,7 +17,7 @@ from time import time
 from typing import Any, Generic, NamedTuple, TypeGuard, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import Table
 from sqlmodel import SQLModel
 
@@ -286,10 +286,10 @@ class Storage(Generic[Create, Update]):
             offset = page.offset
             if not shape.filters:
                 offset, walked = offset - walked, offset
-            parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
+            parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit + 1}
             parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
         rows = await fetch(session, statements.pages(shapes), parameters)
-        listed = {distinct[index]: self._listed(*row) for index, *row in rows}
+        listed = {distinct[index]: self._listed(distinct[index], *row) for index, *row in rows}
         return [listed[page] for page in pages]
 
     async def create_many(
@@ -698,19 +698,21 @@ class Storage(Generic[Create, Update]):
             for row_id in ids
         }
 
-    def _listed(  # noqa: PLR0913, PLR0917 - the columns of a page's SELECT
-        self,
-        rows: str | None,
-        size: int,
-        has_more: bool,  # noqa: FBT001
-        last_id: int,
-        total: int | None,
-        sound: int,
+    def _listed(
+        self, page: Page, rows: str | None, size: int, total: int | None
     ) -> Listed | ServiceError:
-        rendered = self._render_rows(rows or "")
-        if sound < size or rendered is None:
-            return DamagedRowError()
-        return Listed(f"[{rendered}]", last_id if has_more else None, total)
+        """Return a page; of its rows, one more than it has room for shows that there is a next."""
+        rows, next_after = rows or "", None
+        if size > page.limit:
+            rows = rows.rpartition(BETWEEN)[0]
+            if rows:
+                next_after = from_json(rows.rpartition(BETWEEN)[2])["id"]
+        rendered = self._render_rows(rows)
+        return (
+            Listed(f"[{rendered}]", next_after, total)
+            if rendered is not None
+            else DamagedRowError()
+        )
 
     def _dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
         """Return an item as JSON; moments in one zone, so that they can be compared as text."""
@@ -738,8 +740,11 @@ class Storage(Generic[Create, Update]):
             return None
 
     def _render_rows(self, rows: str) -> str | None:
-        if self._public is None or not rows:
+        if not rows:
             return rows
+        if self._public is None:
+            is_sound = f"{BETWEEN}null{BETWEEN}" not in f"{BETWEEN}{rows}{BETWEEN}"
+            return rows if is_sound else None
         rendered = [self._render(row) for row in rows.split(BETWEEN)]
         sound = [row for row in rendered if row is not None]
         return BETWEEN.join(sound) if len(sound) == len(rendered) else None

@@ -29,7 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run all of the tests in parallel, and some of them in this process."""
-    some = config.args != config.getini("testpaths") or config.option.keyword
+    some = (
+        config.args != config.getini("testpaths")
+        or config.getoption("keyword")
+        or config.getoption("lf", default=False)
+    )
     # More than there are cores: tests wait for servers and for time-outs.
     return 0 if some else 2 * len(os.sched_getaffinity(0))
 

@@ -40,9 +40,10 @@ class Group:
             if member is not self.primary and member not in self._down
         ]
 
-    def url(self, **query: str) -> str:
+    def url(self, last: Cluster | None = None, **query: str) -> str:
         """Return the URL of all three, for who wants the one that takes writes."""
-        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members.values())
+        members = sorted(self.members.values(), key=lambda member: member is last)
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in members)
         options = {"target_session_attrs": "read-write"} | query
         pairs = "&".join(f"{name}={value}" for name, value in options.items())
         return f"postgresql://postgres@{hosts}/postgres?{pairs}"

@@ -22,7 +22,7 @@ from hero_api.testing import running
 
 from .clusters import stored
 
-WAVES, CLIENTS, REQUESTS = 12, 24, 12
+WAVES, CLIENTS, REQUESTS = 6, 24, 12
 HOT = range(1, 9)
 """Ids that clients choose, and that most requests are about."""
 

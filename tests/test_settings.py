@@ -107,10 +107,6 @@ def test_every_setting_has_a_variable_and_a_test_that_reads_it() -> None:
     assert sorted(Settings.variables()) == sorted(f"HERO_API_{name}" for name in names)
 
 
-def test_every_setting_is_described() -> None:
-    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
-
-
 def test_the_defaults_keep_heroes_durably_in_a_file_of_the_working_directory() -> None:
     settings = Settings.from_environment()
     assert settings.database_url == "sqlite+aiosqlite:///database.db"

@@ -48,11 +48,6 @@ class Shape(NamedTuple):
     filters: tuple[str, ...]
     counts: bool
 
-    @property
-    def walks(self) -> bool:
-        """Whether all that is asked for is a place in the table."""
-        return set(self.filters) <= {AFTER}
-
 
 class Stored(NamedTuple):
     """What became of an item: its row, or the id that was drawn for it and is taken."""
@@ -68,9 +63,6 @@ class Stored(NamedTuple):
 # What is between the rows of a page. Nowhere else in it is there a line's end: JSON escapes them.
 BETWEEN = ",\n"
 AFTER = "after"
-# The first row of a page, and of the next: nothing where there is none.
-START: ColumnElement[Any] = literal_column("(SELECT id FROM start_N)", BigInteger())
-NEXT: ColumnElement[Any] = literal_column("(SELECT id FROM next_N)", BigInteger())
 
 
 class Statements:
@@ -96,11 +88,7 @@ class Statements:
         self.delete = self.compile(self._delete())
         unchanged = {each.name: each for each in of.columns if each is not self.key}
         self.probe = self.compile(of.update().values(unchanged).where(false()))
-        self._starts = {
-            (): self.compile(self._walk(literal_column("(@start)"), "offset")),
-            (AFTER,): self.compile(self._walk(self._conditions([AFTER]), "offset")),
-        }
-        self._next = self.compile(self._walk(self.key >= START, "limit"))
+        self._start = self.compile(self._walk(literal_column("(@start)"), self._number("offset")))
         self._fragment = cache(self._compile_page)
         self.pages = lru_cache(maxsize=512)(self._compile_pages)
 
@@ -123,23 +111,20 @@ class Statements:
     def _compile_pages(self, shapes: tuple[Shape, ...]) -> str:
         """Return one statement that reads several pages, a row each, from one snapshot.
 
-        Pages without filters start from a row that is looked for first, and end before the one
-        where the next page starts. Those by offset, in their order, share one walk: each starts
-        from where the one before it starts, and its offset counts from there.
+        Pages without filters, in the order of their offsets, share one walk along the table: each
+        starts from where the one before it starts, and its offset counts from there.
         """
-        walks, selects = [], []
+        starts, selects = [], []
         start = "true"
         for index, shape in enumerate(shapes):
-            page = self._fragment(shape).replace("@", str(index), 1)
-            if shape.walks:
-                walk = self._starts[shape.filters].replace("(@start)", start)
-                for name, its_walk in (("start_N", walk), ("next_N", self._next)):
-                    its = f"{name} (id) AS MATERIALIZED ({its_walk})"
-                    walks.append(its.replace("_N", f"_{index}"))
+            number = f"_{index}"
             if not shape.filters:
+                walk = self._start.replace("(@start)", start).replace("_N", number)
+                starts.append(f"start_{index} (id) AS MATERIALIZED ({walk})")
                 start = f"id >= (SELECT id FROM start_{index})"
-            selects.append(page.replace("_N", f"_{index}"))
-        with_ = f"WITH {', '.join(walks)} " if walks else ""
+            page = self._fragment(shape).replace("(@start)", start).replace("_N", number)
+            selects.append(page.replace("@", str(index), 1))
+        with_ = f"WITH {', '.join(starts)} " if starts else ""
         return with_ + " UNION ALL ".join(selects)
 
     def _compile_page(self, shape: Shape) -> str:
@@ -148,38 +133,26 @@ class Statements:
         if shape.counts:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
-        page = self._walked_page() if shape.walks else self._filtered_page(shape.filters)
+        page = self._filtered_page(shape.filters) if shape.filters else self._plain_page()
         rows = page.subquery("page")
-        # To look behind a page of filters may take as long as the page itself.
-        is_full = func.count() == self._parameter("limit", BigInteger())
         return self.compile(
-            select(
-                literal_column("@"),
-                self._joined(rows),
-                func.count(),
-                NEXT.is_not(None) if shape.walks else is_full,
-                func.max(rows.c.id),
-                cast(total, BigInteger),
-                self._sound(rows),
-            )
+            select(literal_column("@"), self._joined(rows), func.count(), cast(total, BigInteger))
         )
 
-    def _walked_page(self) -> Select[Any]:
-        return self._page(select(*self.table.columns), self.key >= START, ZERO)
+    def _plain_page(self) -> Select[Any]:
+        return self._page(select(*self.table.columns), literal_column("(@start)"), ZERO)
 
     def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
-        offset = self._parameter("offset", BigInteger())
-        return self._page(select(*self.table.columns), self._conditions(filters), offset)
+        conditions = self._conditions(filters)
+        return self._page(select(*self.table.columns), conditions, self._number("offset"))
 
     def _page(
         self, of: Select[Any], condition: ColumnElement[Any], offset: ColumnElement[Any]
     ) -> Select[Any]:
-        limit = self._parameter("limit", BigInteger())
-        return of.where(condition).order_by(self.key).limit(limit).offset(offset)
+        return of.where(condition).order_by(self.key).limit(self._number("limit")).offset(offset)
 
-    def _walk(self, condition: ColumnElement[Any], steps: str) -> Select[Any]:
-        ids = select(self.key).where(condition).order_by(self.key)
-        return ids.limit(ONE).offset(self._parameter(steps, BigInteger()))
+    def _walk(self, condition: ColumnElement[Any], steps: ColumnElement[Any]) -> Select[Any]:
+        return select(self.key).where(condition).order_by(self.key).limit(ONE).offset(steps)
 
     def _conditions(self, names: Iterable[str]) -> ColumnElement[bool]:
         columns = self.table.c
@@ -191,13 +164,14 @@ class Statements:
         operator = self.filters[name].operator
         return compared.op(operator, is_comparison=True)(self._parameter(name, its_type))
 
+    def _number(self, name: str) -> ColumnElement[Any]:
+        return self._parameter(name, BigInteger())
+
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
         return bindparam(f"{name}_N", type_=its_type, required=True)
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:
-        raise NotImplementedError
-
-    def _sound(self, page: FromClause) -> ColumnElement[Any]:
+        """Return the rows of a page as JSON, and null for one that holds what JSON cannot."""
         raise NotImplementedError
 
     def _is_one_of_ids(self) -> ColumnElement[bool]:

@@ -143,6 +143,7 @@ listen heroes
         stats = tmp_path / "stats"  # which haproxy names after it listens
         while not (stats.exists() and (status := checked(stats)).startswith("L7")):
             assert time.monotonic() < deadline
+            time.sleep(0.02)
         assert status == "L7OK"
 
 

@@ -133,21 +133,21 @@ async def test_a_rolling_restart_behind_nginx_loses_no_request(
 ) -> None:
     nginx = program("nginx")
     if option == "--uds":
-        places = [(option, str(public / "socket"))] * 3
+        places = [(option, str(public / "socket"))] * 2
     else:
-        places = [(option, str(free_port())) for _ in range(3)]
+        places = [(option, str(free_port())) for _ in range(2)]
     upstream = "".join(map(upstream_of, dict.fromkeys(places)))
     with ExitStack() as stack:
         old = stack.enter_context(serving(tmp_path, places[0]))
         port = stack.enter_context(proxying(NGINX, upstream, nginx, "-e", "/dev/null", "-c"))
         clients = Clients(port)
         load = asyncio.create_task(clients.run())
-        await clients.answers(200)
+        await clients.answers(100)
         for place in places[1:]:
             new = await asyncio.to_thread(stack.enter_context, serving(tmp_path, place))
             old.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(old.wait, PATIENCE) == 0
-            await clients.answers(200)
+            await clients.answers(100)
             old = new
         clients.stop()
         await load

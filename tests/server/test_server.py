@@ -21,6 +21,7 @@ import pytest
 from hero_api.database.postgresql.statements import LOCK
 from hero_api.settings import PREFIX
 from tests.clusters import Cluster
+from tests.command import run
 from tests.servers import ROOT, launching, open_files, serving
 
 BIN = str(Path(sys.executable).parent)
@@ -337,6 +338,7 @@ def test_the_signal_ends_it_while_the_start_waits_for_a_statement(
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while other.execute(waiting).fetchone() == (0,):
                 assert process.poll() is None
+                time.sleep(0.02)
             assert end_of_start(process, signal.SIGTERM) < PROMPT
     assert (tmp_path / "stderr").read_text() == ""
 
@@ -348,6 +350,7 @@ def test_the_signal_ends_it_while_the_start_waits_for_the_lock_of_sqlite(tmp_pat
         with launching(tmp_path, busy_timeout=600) as process:
             while str(file) not in open_files(process):
                 assert process.poll() is None
+                time.sleep(0.02)
             assert end_of_start(process, signal.SIGTERM) < PROMPT
     assert (tmp_path / "stderr").read_text() == ""
 
@@ -406,9 +409,7 @@ def test_it_listens_on_the_address_that_it_says_when_it_says_it(tmp_path: Path) 
         assert connection.getresponse().status == 200
 
 
-@pytest.mark.parametrize(
-    "streams", ["<&-", ">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>/dev/full"]
-)
+@pytest.mark.parametrize("streams", ["<&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_it_serves_with_its_standard_streams_closed_or_full(tmp_path: Path, streams: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
@@ -422,6 +423,7 @@ def test_it_serves_with_its_standard_streams_closed_or_full(tmp_path: Path, stre
             end_by = time.monotonic() + 2 * PATIENCE
             answer = b""
             while not answer and process.poll() is None and time.monotonic() < end_by:
+                time.sleep(0.02)
                 with suppress(ConnectionRefusedError):
                     for _ in range(3):
                         with socket.create_connection(("127.0.0.1", port)) as wire:
@@ -461,11 +463,10 @@ def test_two_servers_on_port_0_listen_on_two_ports(tmp_path: Path) -> None:
 def test_an_address_that_is_not_this_machines_stops_the_start_with_one_line(
     tmp_path: Path, host: str
 ) -> None:
-    with started(tmp_path, "--host", host, "--port", "0") as (process, lines):
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert lines == ["", "", ""]
-    assert process.returncode == 1
-    [line] = errors.splitlines()
+    url = f"sqlite:///{tmp_path}/heroes.db"
+    ended = run("serve", "--host", host, "--port", "0", database_url=url)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    [line] = ended.stderr.splitlines()
     assert host in line
 
 

@@ -93,16 +93,6 @@ def test_each_worker_says_what_it_did_itself(shared: Server) -> None:
     assert httpx.get(at(shared, "/readyz")).status_code == 200
 
 
-def test_the_announcement_is_made_once(tmp_path: Path, cluster: Cluster) -> None:
-    url = cluster.new_schema()
-    with serving(tmp_path, options=["--workers", "3"], database_url=url) as server:
-        server.process.terminate()
-        assert server.process.wait(SOON) == 0
-        assert server.process.stdout is not None
-        assert [line.split()[0] for line in server.process.stdout] == ["Heroes", "Durability"]
-        assert server.log.read_text() == ""
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_every_worker_and_the_status_is_0(
     three: Server, number: signal.Signals
@@ -111,6 +101,10 @@ def test_a_signal_ends_every_worker_and_the_status_is_0(
     three.process.send_signal(number)
     assert three.process.wait(SOON) == 0
     assert not any(lives(process) for process in processes)
+    # The announcement was made once.
+    assert three.process.stdout is not None
+    assert [line.split()[0] for line in three.process.stdout] == ["Heroes", "Durability"]
+    assert three.log.read_text() == ""
 
 
 def test_a_signal_ends_a_worker_that_stands_still(three: Server) -> None:

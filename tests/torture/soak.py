@@ -44,8 +44,8 @@ async def soak(
     load = Load(ledger, random.Random(seed), clients=clients)
     soaked = Soaked()
     first = min(_FIRST_MINUTES, seconds / 3)
-    began = time.monotonic()
     with serving(directory) as server:
+        began = time.monotonic()
         loading = asyncio.create_task(load.run(server.host, server.port))
         while time.monotonic() < began + seconds and not loading.done():
             await asyncio.sleep(_SAMPLE_EVERY)

@@ -18,7 +18,7 @@ from .ledger import Change, Hero, Ledger, stored_heroes
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
-PATIENCE = 20.0  # seconds: several times the time-outs below
+PATIENCE = 60.0  # seconds: several times the time-outs below
 STATEMENTS = ["INSERT", "UPDATE", "DELETE"]
 STEPS = ["BEGIN", *STATEMENTS, "COMMIT"]
 each_step = pytest.mark.parametrize("step", STEPS)
@@ -41,7 +41,7 @@ each_turn = pytest.mark.parametrize(("step", "skip"), TURNS.values(), ids=TURNS.
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     url = f"sqlite:///{tmp_path}/heroes.db"
-    return Settings(database_url=url, request_timeout=4, busy_timeout=1)
+    return Settings(database_url=url, request_timeout=20, busy_timeout=1)
 
 
 @pytest.fixture

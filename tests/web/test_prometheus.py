@@ -73,6 +73,7 @@ def test_prometheus_reads_what_the_service_counts(
     deadline = time.monotonic() + SOON
     while [float(one["value"][1]) for one in ask(prometheus, created)] != [float(count)]:
         assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
@@ -80,3 +81,4 @@ def test_prometheus_answers_the_queries_of_the_readme(prometheus: httpx.Client, 
     deadline = time.monotonic() + SOON
     while not ask(prometheus, query):  # a rate is one between two looks at the service
         assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -96,9 +96,6 @@ class PostgreSQLStatements(Statements):
         ordered = postgresql.aggregate_order_by(text(BETWEEN), page.c.id)
         return func.string_agg(self.json(page), ordered)
 
-    def _sound(self, _page: FromClause) -> ColumnElement[Any]:
-        return func.count()
-
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
         return cast(bindparam(f"{name}_N", type_=Text(), required=True), its_type)
 

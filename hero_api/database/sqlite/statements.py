@@ -36,9 +36,7 @@ from hero_api.database.pages import MAX_ID
 from hero_api.database.statements import (
     AFTER,
     BETWEEN,
-    NEXT,
     ONE,
-    START,
     ZERO,
     Filter,
     Statements,
@@ -125,27 +123,34 @@ class SQLiteStatements(Statements):
         return and_(true(), *conditions)
 
     def _joined(self, page: FromClause) -> ColumnElement[Any]:
-        return func.group_concat(self.json(page), text(BETWEEN))
+        return func.group_concat(func.ifnull(self.json(page), text("null")), text(BETWEEN))
 
-    def _sound(self, page: FromClause) -> ColumnElement[Any]:
-        return func.count(case((self._is_sound(page), ONE)))
+    def _plain_page(self) -> Select[Any]:
+        return self._rows_from(literal_column("(@start)"), ZERO)
 
-    def _walked_page(self) -> Select[Any]:
-        # A limit would cost a third: SQLite copies the rows to count them. Along the table, which
-        # is how it finds ids between two, they come in their order.
-        last = func.ifnull(NEXT - ONE, literal_column(str(MAX_ID)))
-        return select(*self.table.columns).where(self.key >= START, self.key <= last)
+    def _rows_from(self, start: ColumnElement[Any], offset: ColumnElement[Any]) -> Select[Any]:
+        """Return the rows of a page that is only a place in the table.
+
+        A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it walks
+        along the table, so in the order of ids.
+        """
+        ends = (self._walk(start, offset), self._walk(start, offset + self._number("limit") - ONE))
+        first, last = (end.scalar_subquery() for end in ends)
+        is_before_end = self.key <= func.ifnull(last, literal_column(str(MAX_ID)))
+        return select(*self.table.columns).where(self.key >= first, is_before_end)
 
     def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
+        if filters == (AFTER,):
+            return self._rows_from(self._conditions(filters), self._number("offset"))
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
         if self._is_range([name for name in filters if name != AFTER]):
             ids = self._range_ids(filters)
         else:
-            offset = self._parameter("offset", BigInteger())
-            ids = self._page(select(self.key), self._conditions(filters), offset)
+            conditions = self._conditions(filters)
+            ids = self._page(select(self.key), conditions, self._number("offset"))
         rows = select(*self.table.columns).where(self.key.in_(ids)).order_by(self.key)
         # The limit keeps them in order: SQLite may drop the order of a plain subquery.
-        return rows.limit(self._parameter("limit", BigInteger())).offset(ZERO)
+        return rows.limit(self._number("limit")).offset(ZERO)
 
     def _is_range(self, filters: Sequence[str]) -> bool:
         """Say whether filters ask for a range of one column, and for nothing else."""
@@ -164,7 +169,7 @@ class SQLiteStatements(Statements):
         some = some.limit(literal_column(f"{_FEW} + 1")).offset(ZERO)
         few = some.subquery("few")
         are_few = select(func.count() <= literal_column(str(_FEW))).select_from(few)
-        limit, offset = (self._parameter(name, BigInteger()) for name in ("limit", "offset"))
+        limit, offset = self._number("limit"), self._number("offset")
 
         def page(
             key: ColumnElement[Any],
