@@ -16,6 +16,9 @@ from .clusters import MISSING, Cluster, has_postgresql, running_cluster
 
 pytest_plugins = ["hero_api.testing.fixtures", "pytester"]
 
+# Where it is set, as in containers, each server that a test starts compiles the service anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def test_a_damaged_file_is_a_line_for_each_problem_and_status_1(sound: Path) -> 
     assert len(ended.stdout.splitlines()) == 2
     [line] = ended.stderr.splitlines()
     assert line.startswith("hero-api: ")
-    assert "2 problems" in line
+    assert "problems: 2" in line
 
 
 def test_a_file_that_is_not_there_is_one_line_and_is_not_made(tmp_path: Path) -> None:
