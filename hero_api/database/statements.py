@@ -134,10 +134,8 @@ class Statements:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
         page = self._filtered_page(shape.filters) if shape.filters else self._plain_page()
-        rows = page.subquery("page")
-        return self.compile(
-            select(literal_column("@"), self._joined(rows), func.count(), cast(total, BigInteger))
-        )
+        found = self._found(page.subquery("page"), shape.filters)
+        return self.compile(select(literal_column("@"), *found, cast(total, BigInteger)))
 
     def _plain_page(self) -> Select[Any]:
         return self._page(select(*self.table.columns), literal_column("(@start)"), ZERO)
@@ -170,8 +168,13 @@ class Statements:
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
         return bindparam(f"{name}_N", type_=its_type, required=True)
 
-    def _joined(self, page: FromClause) -> ColumnElement[Any]:
-        """Return the rows of a page as JSON, and null for one that holds what JSON cannot."""
+    def _found(
+        self, page: FromClause, filters: Sequence[str]
+    ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        """Return the rows of a page as JSON, null for one that holds what JSON cannot, and a count.
+
+        Where the count is the limit, the last of them only shows that there are more.
+        """
         raise NotImplementedError
 
     def _is_one_of_ids(self) -> ColumnElement[bool]:

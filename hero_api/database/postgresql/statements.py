@@ -92,9 +92,11 @@ class PostgreSQLStatements(Statements):
             for position, drawn, number, body, is_taken, has_triggers in rows
         ]
 
-    def _joined(self, page: FromClause) -> ColumnElement[Any]:
+    def _found(
+        self, page: FromClause, _filters: Sequence[str]
+    ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
         ordered = postgresql.aggregate_order_by(text(BETWEEN), page.c.id)
-        return func.string_agg(self.json(page), ordered)
+        return func.string_agg(self.json(page), ordered), func.count()
 
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
         return cast(bindparam(f"{name}_N", type_=Text(), required=True), its_type)

@@ -122,35 +122,59 @@ class SQLiteStatements(Statements):
                 conditions.append(kind.in_([*map(text, TYPES[expected]), text("null")]))
         return and_(true(), *conditions)
 
-    def _joined(self, page: FromClause) -> ColumnElement[Any]:
-        return func.group_concat(func.ifnull(self.json(page), text("null")), text(BETWEEN))
+    def _found(
+        self, page: FromClause, filters: Sequence[str]
+    ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        # The row behind the page is not read: it may be damaged, and the page is not.
+        if self._is_place(filters):
+            has_more: ColumnElement[bool] = self._behind(filters).is_not(None)
+        else:
+            behind = select(func.count()).select_from(self._ids(filters).subquery())
+            has_more = behind.scalar_subquery() == self._number("limit")
+        rows = func.group_concat(func.ifnull(self.json(page), text("null")), text(BETWEEN))
+        joined = rows.op("||")(case((has_more, text(f"{BETWEEN}null")), else_=text("")))
+        return joined, func.count() + case((has_more, ONE), else_=ZERO)
 
     def _plain_page(self) -> Select[Any]:
-        return self._rows_from(literal_column("(@start)"), ZERO)
+        return self._rows_between(())
 
-    def _rows_from(self, start: ColumnElement[Any], offset: ColumnElement[Any]) -> Select[Any]:
+    def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
+        if self._is_place(filters):
+            return self._rows_between(filters)
+        # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
+        rows = select(*self.table.columns).where(self.key.in_(self._ids(filters)))
+        # The limit keeps them in order: SQLite may drop the order of a plain subquery.
+        return rows.order_by(self.key).limit(self._number("limit") - ONE).offset(ZERO)
+
+    def _is_place(self, filters: Sequence[str]) -> bool:
+        """Say whether all that is asked for is a place in the table."""
+        return set(filters) <= {AFTER}
+
+    def _rows_between(self, filters: Sequence[str]) -> Select[Any]:
         """Return the rows of a page that is only a place in the table.
 
         A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it walks
         along the table, so in the order of ids.
         """
-        ends = (self._walk(start, offset), self._walk(start, offset + self._number("limit") - ONE))
-        first, last = (end.scalar_subquery() for end in ends)
-        is_before_end = self.key <= func.ifnull(last, literal_column(str(MAX_ID)))
-        return select(*self.table.columns).where(self.key >= first, is_before_end)
+        first = self._walk(*self._start_of(filters)).scalar_subquery()
+        last = func.ifnull(self._behind(filters) - ONE, literal_column(str(MAX_ID)))
+        return select(*self.table.columns).where(self.key >= first, self.key <= last)
 
-    def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
-        if filters == (AFTER,):
-            return self._rows_from(self._conditions(filters), self._number("offset"))
-        # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
+    def _behind(self, filters: Sequence[str]) -> ColumnElement[Any]:
+        """Return the id of the row behind a page; null where there is none."""
+        start, offset = self._start_of(filters)
+        return self._walk(start, offset + self._number("limit") - ONE).scalar_subquery()
+
+    def _start_of(self, filters: Sequence[str]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        """Return of which rows a page takes the first, and how many of them it leaves out."""
+        if not filters:
+            return literal_column("(@start)"), ZERO
+        return self._conditions(filters), self._number("offset")
+
+    def _ids(self, filters: Sequence[str]) -> SelectBase:
         if self._is_range([name for name in filters if name != AFTER]):
-            ids = self._range_ids(filters)
-        else:
-            conditions = self._conditions(filters)
-            ids = self._page(select(self.key), conditions, self._number("offset"))
-        rows = select(*self.table.columns).where(self.key.in_(ids)).order_by(self.key)
-        # The limit keeps them in order: SQLite may drop the order of a plain subquery.
-        return rows.limit(self._number("limit")).offset(ZERO)
+            return self._range_ids(filters)
+        return self._page(select(self.key), self._conditions(filters), self._number("offset"))
 
     def _is_range(self, filters: Sequence[str]) -> bool:
         """Say whether filters ask for a range of one column, and for nothing else."""
