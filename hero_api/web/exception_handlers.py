@@ -9,9 +9,10 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match, Route
+from starlette.routing import Match
 from starlette.types import Scope
 
 from hero_api.errors import ContentCodingError, FaultError, ServiceError
@@ -75,17 +76,19 @@ def _coding(request: Request) -> str | None:
 
 async def _method_not_allowed(request: Request, error: Exception) -> Response:
     # Starlette names the methods of the first route that matches the path, not of them all.
-    matching = (
-        route.methods or set()
-        for route in request.app.routes
-        if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
-    )
-    methods: set[str] = set().union(*matching)
-    if "GET" in methods:
-        methods.add("HEAD")
-    allow = {"Allow": ", ".join(sorted(methods))}
+    routes = request.app.routes
+    known = {method for each in iter_route_contexts(routes) for method in each.methods or ()}
+    methods = {
+        method
+        for method in known
+        for route in routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    }
     answer = cast(HTTPException, error)
-    return await http_exception_handler(request, HTTPException(405, answer.detail, allow))
+    if methods:  # and not within what is mounted
+        methods |= {"HEAD"} if "GET" in methods else set()
+        answer = HTTPException(405, answer.detail, {"Allow": ", ".join(sorted(methods))})
+    return await http_exception_handler(request, answer)
 
 
 async def _client_disconnect(_request: Request, _error: Exception) -> Response:

@@ -55,10 +55,20 @@ async def test_a_handler_of_head_alone_is_asked(client: httpx.AsyncClient) -> No
     assert (await client.head("/own")).headers["X-Own"] == "yes"
 
 
-async def test_head_is_among_the_methods_that_are_allowed(client: httpx.AsyncClient) -> None:
-    answer = await client.put("/heroes/1")
-    assert answer.status_code == 405
-    assert answer.headers["Allow"] == "DELETE, GET, HEAD, PATCH"
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/heroes/1", "DELETE, GET, HEAD, PATCH"),
+        ("/own", "HEAD"),
+        ("/included/things", "GET, HEAD"),
+        ("/static-offline-docs/swagger-ui.css", "GET, HEAD"),  # it is mounted
+    ],
+)
+async def test_head_is_among_the_methods_that_are_allowed(
+    client: httpx.AsyncClient, path: str, allowed: str
+) -> None:
+    answer = await client.put(path)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
 
 
 async def test_head_is_not_in_the_document(settings: Settings) -> None:
