@@ -53,7 +53,8 @@ def create_app(
     )
     app.state.settings = settings
     app.state.storages = storages
-    app.add_middleware(FastRoutesMiddleware)
+    if not settings.telemetry:  # FastAPI reports how it solved the dependencies only where it does
+        app.add_middleware(FastRoutesMiddleware)
     app.add_middleware(
         BodyLimitMiddleware,
         max_body_size=settings.max_body_size,

@@ -3,7 +3,6 @@
 from functools import partial
 
 from fastapi import Depends, FastAPI, Response, params
-from fastapi.routing import APIRoute
 
 from hero_api.answers import (
     CONFLICT,
@@ -117,9 +116,7 @@ def add_routes(app: FastAPI, settings: Settings, check: params.Depends) -> None:
 
     They are added straight to it, since a router that is included matches twice.
     """
-    # FastAPI reports how it solved the dependencies only where it does.
-    route_class = APIRoute if settings.telemetry else FastRoute
-    add = partial(app.router.add_api_route, route_class_override=route_class, tags=["heroes"])
+    add = partial(app.router.add_api_route, route_class_override=FastRoute, tags=["heroes"])
     token = [Depends(TokenCheck(settings.token.get_secret_value()))] if settings.token else []
 
     read = partial(add, dependencies=[*(token if settings.guard == "all" else []), check])

@@ -107,11 +107,16 @@ async def test_a_change_without_the_token_changes_nothing(guarded: httpx.AsyncCl
     assert (await guarded.get("/heroes/")).json() == before
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b'{"name": 1}'])
+@pytest.mark.parametrize("telemetry", [False, True])  # the fast routes, and FastAPI's
+@pytest.mark.parametrize("media_type", ["application/json", "application/jsonl"])
 async def test_a_bad_change_without_the_token_is_unauthorized_too(
-    guarded: httpx.AsyncClient, body: bytes
+    settings: Settings, media_type: str, *, telemetry: bool
 ) -> None:
-    assert_unauthorized(await guarded.post("/heroes/", content=body))
+    headers = {"Content-Type": media_type, "Content-Encoding": "gzip"}
+    async with running(create_app(settings_with(settings, token=TOKEN, telemetry=telemetry))) as c:
+        for body in (b"", b"nonsense", b"\xff", b'{"name": 1}', b"[" * 10_000):
+            assert_unauthorized(await c.post("/heroes/", content=body, headers=headers))
+            assert_unauthorized(await c.patch("/heroes/1", content=body, headers=headers))
 
 
 async def test_a_bad_id_without_the_token_is_unauthorized_too(guarded: httpx.AsyncClient) -> None:

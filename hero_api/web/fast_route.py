@@ -5,7 +5,7 @@ a get, and a simple handler needs neither. FastAPI serves everything else: every
 every request that is not plainly good. So FastAPI alone says what is refused, and how.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from inspect import Parameter, iscoroutinefunction, signature
 from types import UnionType
 from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
@@ -69,10 +69,22 @@ class FastRoute(APIRoute):
             self._path = [(field.name, field.validate) for field in only.path_params]
             self._query = [(field.name, field.validate) for field in only.query_params]
             self._body = [(field.name, field.validate) for field in only.body_params]
-            self._checks = [_call(each) for each in only.dependencies if _is_check(each)]
+            self._checks = _checks(only)
             self._dependencies = [
                 (each.name, _call(each)) for each in only.dependencies if not _is_check(each)
             ]
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, which would read the body before it checks the token."""
+        handle, checks = super().get_route_handler(), _checks(self.dependant)
+
+        async def check_and_handle(request: Request) -> Response:
+            if not request.app.dependency_overrides:
+                for check in checks:
+                    await check(request)
+            return await handle(request)
+
+        return check_and_handle
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raise the error of a request that was served already; serve any other as FastAPI does."""
@@ -212,6 +224,10 @@ def _is_simple_dependency(dependant: Dependant) -> bool:
         scope=dependant.scope,
     )
     return dependant == only and _is_async(dependant.call)
+
+
+def _checks(of: Dependant) -> list[Callable[[Request], Awaitable[Any]]]:
+    return [_call(e) for e in of.dependencies if _is_check(e) and _is_simple_dependency(e)]
 
 
 def _is_check(dependant: Dependant) -> bool:
