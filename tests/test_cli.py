@@ -253,17 +253,17 @@ def assert_is_not_checked(path: Path, reason: str, *program: str) -> None:
     assert "backup" not in line
 
 
-def test_a_missing_file_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    assert_is_not_checked(tmp_path / "missing" / "heroes.db", "HERO_API_DATABASE_URL")
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    assert_is_not_checked(tmp_path / "missing" / "heroes.db", "There is no database")
 
 
-def test_a_directory_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    assert_is_not_checked(tmp_path, "HERO_API_DATABASE_URL")
+def test_a_directory_is_one_line(tmp_path: Path) -> None:
+    assert_is_not_checked(tmp_path, "There is no database")
 
 
-def test_a_pipe_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_pipe_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "heroes.db")
-    assert_is_not_checked(tmp_path / "heroes.db", "no file")
+    assert_is_not_checked(tmp_path / "heroes.db", "There is no database")
 
 
 @pytest.mark.parametrize("closed", ["heroes.db", "."], ids=["the file", "its directory"])
@@ -276,6 +276,14 @@ def test_a_file_that_may_not_be_read_is_one_line_that_says_what_to_do(
     (directory / closed).chmod(0o700 if os.getuid() == 0 else 0)
     assert_is_not_checked(path, "a user who may read it", "-c", UNPRIVILEGED)
     (directory / closed).chmod(0o700)
+
+
+def test_a_copy_of_a_file_that_may_not_be_read_is_one_line(public: Path) -> None:
+    path = make(public / "heroes.db")
+    path.chmod(0o700 if os.getuid() == 0 else 0)
+    urls = [f"sqlite:///{each}" for each in (path, public / "other.db")]
+    [line] = run("copy", *urls, program=("-c", UNPRIVILEGED)).stderr.splitlines()
+    assert "a user who may read it" in line
 
 
 def test_a_file_without_heroes_is_not_said_to_be_damaged(tmp_path: Path) -> None:

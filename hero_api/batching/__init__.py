@@ -29,7 +29,7 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     *,
     name: str,
     touches: Callable[[Item], object] | None = None,
-    locks: Locks[S] | None = None,
+    locks: Locks | None = None,
     is_urgent: bool = False,
     is_alone: bool = False,
 ) -> Callable[[S, Item], Awaitable[R]]:
@@ -39,8 +39,9 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     still asks the database. Functions that share a queue share its transactions: each is called
     once for a batch, or more often where items that touch the same row (`touches` says which, None
     for none) came in another order. `locks` takes the locks of a batch of several functions, all of
-    them in one order. `name` is for the log; an urgent call is in the next batch, and a call that
-    `is_alone` is in one of its own.
+    them in one order; rows that somebody else has locked are left out, unless it is to `wait`.
+    `name` is for the log; an urgent call is in the next batch, and one that `is_alone` in one of
+    its own.
 
     The call is served by the session's `BatchQueues`. On a session that brings none, such as one
     that a test puts in, it is served alone, after the calls that wait for the same session. A call

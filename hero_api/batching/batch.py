@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -28,18 +28,10 @@ S = TypeVar("S", bound=AsyncSession)
 Item = TypeVar("Item")
 R = TypeVar("R")
 BatchFunction = Callable[[S, Sequence[Item]], Awaitable[Sequence[R | ServiceError]]]
+Locks = Callable[..., Awaitable[None]]  # of a session and items of any kind, and whether to `wait`
 
 _TRIES = 16  # of a transaction that others get in the way of
 _PAUSE = 0.02  # seconds at most between two of them
-
-
-class Locks(Protocol[S]):  # type: ignore[misc]  # S need not be contravariant
-    """Takes every lock that items of any kind need, in one order, before the first is served.
-
-    Rows that somebody else has locked are left out, unless `wait`.
-    """
-
-    async def __call__(self, session: S, items: Sequence[Any], /, *, wait: bool) -> None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +41,7 @@ class BatchSpec(Generic[S, Item, R]):
     function: BatchFunction[S, Item, R]
     name: str
     touches: Callable[[Item], object] | None
-    locks: Locks[S] | None
+    locks: Locks | None
     is_urgent: bool
     is_alone: bool = False
 
@@ -291,7 +283,7 @@ class Batch:
         return outcomes + refused
 
     async def _lock(self, session: Any, calls: Sequence[AnyCall]) -> None:  # noqa: ANN401
-        items: defaultdict[Locks[Any], list[Any]] = defaultdict(list)
+        items: defaultdict[Locks, list[Any]] = defaultdict(list)
         for call in calls:
             if call.spec.locks:
                 items[call.spec.locks].append(call.item)

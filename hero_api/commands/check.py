@@ -25,17 +25,6 @@ def find_damage(path: Path, table: Table) -> Iterator[str]:
     Raises `StartError`, one line, when the file cannot be checked.
     """
     try:
-        if not path.is_file():
-            raise StartError(
-                f"{path} is no file: name the database's file by HERO_API_DATABASE_URL"
-            )
-        path.open("rb").close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise StartError(
-            f"The database {path} cannot be read ({reason}): check it as a user who may read it"
-        ) from error
-    try:
         with closing(open_read_only(path)) as connection:
             yield from _find(connection, table, f"The database {path} cannot be checked: ")
     except sqlite3.Error as error:

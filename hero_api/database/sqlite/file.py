@@ -147,12 +147,16 @@ def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
 def open_read_only(path: Path) -> sqlite3.Connection:
     """Open the file for reading; neither it nor its log is changed.
 
-    Raises `StartError` where there is none, or where a crash left a change half written.
+    Raises `StartError` where there is none, where it may not be read, or where a crash left a
+    change half written.
     """
-    if not path.is_file():
-        raise StartError(f"There is no database {path}")
-    _check_log(path)
-    connection = _connect_read_only(path, _PATIENCE)
+    try:
+        if not path.is_file():
+            raise StartError(f"There is no database {path}")
+        _check_log(path)
+        connection = _connect_read_only(path, _PATIENCE)
+    except OSError as error:
+        raise unusable(path, f"{error.strerror}; try it as a user who may read it") from error
     try:
         connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
