@@ -19,6 +19,7 @@ from hero_api.server.http_protocol import HTTPProtocol, ParseState
 
 _SAFE_METHODS = b"GET ", b"HEAD ", b"OPTIONS "
 _SLICE = 2_048  # bytes that uvicorn gets at a time: it makes objects of all requests in them
+_READ = 8_192  # bytes that are read at a time: many connections may hold as many
 _MAX_WAITING = 8_192  # bytes of a request that waits, until its connection is not read any more
 _MAX_HEAD = 65_536  # bytes
 
@@ -40,6 +41,7 @@ class ProtocolFactory:
     ) -> None:
         self.open: set[ClientProtocol] = set()
         self.is_draining = False
+        self.buffer = memoryview(bytearray(_READ))  # of all connections: what is read is copied
         self._all_lost = asyncio.Event()
         self._safe = safe
         self._unsafe = unsafe
@@ -47,7 +49,7 @@ class ProtocolFactory:
         self._timeout = timeout
         self._time = asyncio.get_running_loop().time
 
-    def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.Protocol:  # noqa: ANN401
+    def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.BaseProtocol:  # noqa: ANN401
         """Make the protocol of a new connection."""
         return ClientProtocol(self, partial(HTTPProtocol, app_state=app_state, **options))
 
@@ -97,7 +99,7 @@ class ProtocolFactory:
             protocol.close_if_late(float("inf"))
 
 
-class ClientProtocol(asyncio.Protocol):
+class ClientProtocol(asyncio.BufferedProtocol):
     """Passes what arrives on to uvicorn's protocol, and knows since when it waits for the client.
 
     `arrived` is when the request under way arrived, where it had to wait before it was begun.
@@ -159,6 +161,12 @@ class ClientProtocol(asyncio.Protocol):
             self.http.connection_lost(exc)
             # It refers to this one too: let both go now, not when the collector finds them.
             self.http = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
+        return self._factory.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._factory.buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         if self._is_lost:

@@ -972,6 +972,28 @@ def test_pipelined_requests_take_no_memory_behind_one_that_has_to_wait(patient: 
             assert statuses(wire, 2_001) == [200] * 2_001
 
 
+def test_requests_that_wait_are_kept_once_and_of_those_that_were_not_begun_only_some(
+    patient: Server,
+) -> None:
+    begun, waiting, size = 256, 400, 0.2  # megabytes
+    large = post({"name": "Deadpond", "secret_name": "?", "cape": "x" * int(size * MEGABYTE)})
+    before = patient.memory()
+    with (
+        closing(sqlite3.connect(patient.file, isolation_level=None)) as other,
+        ExitStack() as stack,
+    ):
+        other.execute("BEGIN IMMEDIATE")  # so that the creates have to wait
+        wires = [stack.enter_context(closing(connect(patient))) for _ in range(begun + waiting)]
+        for wire in wires:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(large))
+            wire.sendall(large)
+        assert serves(patient)
+        assert patient.memory() - before < 1.4 * begun * size + waiting * size / 8
+        other.execute("ROLLBACK")
+        for wire in wires:
+            assert statuses(wire, 1) == [200]
+
+
 def test_pipelined_requests_are_bounded_however_small_the_pieces_are_that_they_come_in(
     patient: Server,
 ) -> None:
