@@ -23,7 +23,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[], asyncio.BaseProtocol],
         tls: ssl.SSLContext | None = None,
         timeout: float = 60.0,
     ) -> None:
