@@ -118,8 +118,17 @@ class HTTPProtocol(HttpToolsProtocol):
         self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, in JSON as everything else."""
-        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+        """Refuse what is no HTTP, in JSON as everything else.
+
+        Behind requests it is not answered, but the connection closed after their answers: the
+        client would take this one for the answer to the first, which may be stored.
+        """
+        whole = [each for each in self._cycles if not (each.response_complete or each.more_body)]
+        if whole:
+            whole[-1].keep_alive = False
+            self.is_lost = True
+        else:
+            self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, detail: str) -> None:
         """Answer what no application sees, and close the connection."""

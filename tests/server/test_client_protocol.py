@@ -912,6 +912,20 @@ def test_a_request_to_connect_is_answered_once(patient: Server) -> None:
         assert re.findall(rb"HTTP/1.1 (\d+)", read_to_the_end(wire)) in ([b"400"], [b"405"])
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "behind", [b"\0\r\n\r\n", b"}", b"GET /livez HTTP/1.1\r\n\r\n", POST_CHUNKED + b"x\r\n"]
+)
+def test_a_request_is_answered_whatever_follows_it(
+    patient: Server, count: int, behind: bytes
+) -> None:
+    with closing(connect(patient)) as wire:
+        wire.sendall(POST_HERO * count + behind)
+        answers = read_to_the_end(wire)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * count
+    assert answers.lower().count(b"connection: close") == 1
+
+
 @pytest.mark.parametrize("size", [1, 20, 10**9])
 @pytest.mark.parametrize("content", [POST_HERO, POST_HERO_CHUNKED])
 def test_what_a_request_with_an_offer_of_http_2_carries_is_taken(
