@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,7 @@ from hero_api.models import HeroCreate, HeroPublic, HeroUpdate
 _ANSWERED_WITHIN = 30.0  # seconds: the service itself answers 503 before that
 _FIRST_WAIT, _JITTER = 0.1, 0.5  # seconds
 _MAY_PASS = {502, 503, 504}
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NOT_ANSWERED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 _HEROES = TypeAdapter(list[HeroPublic])
 
@@ -127,7 +128,9 @@ class HeroClient:
         key: str | None = None,
         query: httpx.QueryParams | None = None,
     ) -> httpx.Response:
-        headers = self._headers | ({"Idempotency-Key": key} if key else {})
+        headers = httpx.Headers(self._headers, encoding="utf-8")
+        if key is not None:
+            headers["Idempotency-Key"] = key
         content = None
         if body is not None:
             content = body.model_dump_json(exclude_unset=True)
@@ -143,9 +146,10 @@ class HeroClient:
                 raise HeroClientError(answer)
             return answer
 
-        return await self._call(self._judge(is_safe=method == "GET" or key is not None), attempt)
+        is_safe, end = method == "GET" or key is not None, time.monotonic() + self._patience
+        return await self._call(self._judge(end, is_safe=is_safe), attempt)
 
-    def _judge(self, *, is_safe: bool) -> Callable[[Exception], bool | float]:
+    def _judge(self, end: float, *, is_safe: bool) -> Callable[[Exception], bool | float]:
         """Return what says of an error whether to try again, and after how long."""
 
         def judge(error: Exception) -> bool | float:
@@ -157,6 +161,6 @@ class HeroClient:
             if error.retry_after is None:
                 return True
             wait = error.retry_after + random.uniform(0, _JITTER)  # noqa: S311
-            return wait if wait < self._patience else False
+            return wait if time.monotonic() + wait < end else False
 
         return judge

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -201,7 +202,11 @@ async def test_after_the_last_attempt_the_error_is_raised() -> None:
 
 
 @write
-@pytest.mark.parametrize("failure", [NOTHING_DONE, httpx.ConnectError("refused")], ids=str)
+@pytest.mark.parametrize(
+    "failure",
+    [NOTHING_DONE, httpx.ConnectError("refused"), httpx.PoolTimeout("none is free")],
+    ids=str,
+)
 async def test_a_write_that_was_not_done_is_tried_again(
     write: Callable[..., Any], failure: tuple[int, Any] | Exception
 ) -> None:
@@ -230,6 +235,18 @@ async def test_a_create_with_a_key_is_tried_again_with_the_same_key(
     client, script = scripted(failure, (200, STORED))
     await client.create(ZOE, key="a-key")
     assert [each.headers["Idempotency-Key"] for each in script.requests] == ["a-key"] * 2
+
+
+async def test_a_key_that_is_none_is_sent_too_and_refused(heroes: HeroClient) -> None:
+    with pytest.raises(HeroClientError, match="400"):
+        await heroes.create(ZOE, key="")
+    assert await heroes.count() == 0
+
+
+async def test_a_key_may_have_any_characters(heroes: HeroClient) -> None:
+    created = await heroes.create(ZOE, key="Zoë 🦸")
+    assert await heroes.create(ZOE, key="Zoë 🦸") == created
+    assert await heroes.count() == 1
 
 
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 500, 507])
@@ -278,6 +295,23 @@ async def test_who_is_to_wait_longer_than_its_patience_gets_the_error(waits: lis
     with pytest.raises(HeroClientError) as caught:
         await unavailable("3600").read(1)
     assert (caught.value.retry_after, waits) == (3600, [])
+
+
+async def test_who_has_waited_already_has_less_patience_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+
+    async def wait(seconds: float) -> None:
+        nonlocal clock
+        clock += seconds
+
+    monkeypatch.setattr("hero_api.client.time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    stamina.set_testing(False)
+    with pytest.raises(HeroClientError):
+        await unavailable("25").read(1)
+    assert 50 <= clock <= 51
 
 
 # Over sockets
