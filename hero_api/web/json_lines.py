@@ -73,10 +73,11 @@ async def read_body(request: Request, model: type[Model], most: int) -> dict[int
     """
     objects: dict[int, Model] = {}
     problems: list[dict[str, Any]] = []
-    number = 0
+    number = taken = 0
     async for line in _lines(request):
         number += 1
         read = read_line(model, line)
+        taken += read is not None
         if isinstance(read, ValidationError):
             problems += [
                 {**problem, "loc": ("body", number, *problem["loc"])}
@@ -84,7 +85,7 @@ async def read_body(request: Request, model: type[Model], most: int) -> dict[int
             ]
         elif read is not None:
             objects[number] = read
-        if len(objects) + len(problems) > most:
+        if taken > most:
             raise HTTPException(413, f"The body has more than {most:,} lines")
     if problems:
         raise RequestValidationError(problems)

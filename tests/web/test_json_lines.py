@@ -147,6 +147,13 @@ async def test_more_lines_than_the_setting_are_413(tight: Settings) -> None:
         assert len(await listed(client)) == 3
 
 
+async def test_a_line_counts_once_however_much_is_wrong_with_it(tight: Settings) -> None:
+    async with running(create_app(tight)) as client:
+        answer = await post(client, lines({"age": "x"}, {"age": "x"}, {"age": "x"}))
+        assert answer.status_code == 422
+        assert {problem["loc"][1] for problem in answer.json()["detail"]} == {1, 2, 3}
+
+
 async def test_a_body_of_lines_has_a_limit_of_its_own(tight: Settings) -> None:
     large = GOOD | {"secret_name": "s" * 3_000}
     async with running(create_app(tight)) as client:
