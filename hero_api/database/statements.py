@@ -133,16 +133,18 @@ class Statements:
         if shape.counts:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
-        page = self._filtered_page(shape.filters) if shape.filters else self._plain_page()
-        found = self._found(page.subquery("page"), shape.filters)
+        found = self._found(self._rows(shape.filters).subquery("page"), shape.filters)
         return self.compile(select(literal_column("@"), *found, cast(total, BigInteger)))
 
-    def _plain_page(self) -> Select[Any]:
-        return self._page(select(*self.table.columns), literal_column("(@start)"), ZERO)
+    def _rows(self, filters: Sequence[str]) -> Select[Any]:
+        """Return the rows of a page."""
+        return self._page(select(*self.table.columns), *self._start_of(filters))
 
-    def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
-        conditions = self._conditions(filters)
-        return self._page(select(*self.table.columns), conditions, self._number("offset"))
+    def _start_of(self, filters: Sequence[str]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+        """Return of which rows a page takes the first, and how many of them it leaves out."""
+        if not filters:
+            return literal_column("(@start)"), ZERO
+        return self._conditions(filters), self._number("offset")
 
     def _page(
         self, of: Select[Any], condition: ColumnElement[Any], offset: ColumnElement[Any]

@@ -135,10 +135,7 @@ class SQLiteStatements(Statements):
         joined = rows.op("||")(case((has_more, text(f"{BETWEEN}null")), else_=text("")))
         return joined, func.count() + case((has_more, ONE), else_=ZERO)
 
-    def _plain_page(self) -> Select[Any]:
-        return self._rows_between(())
-
-    def _filtered_page(self, filters: Sequence[str]) -> Select[Any]:
+    def _rows(self, filters: Sequence[str]) -> Select[Any]:
         if self._is_place(filters):
             return self._rows_between(filters)
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
@@ -165,16 +162,10 @@ class SQLiteStatements(Statements):
         start, offset = self._start_of(filters)
         return self._walk(start, offset + self._number("limit") - ONE).scalar_subquery()
 
-    def _start_of(self, filters: Sequence[str]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """Return of which rows a page takes the first, and how many of them it leaves out."""
-        if not filters:
-            return literal_column("(@start)"), ZERO
-        return self._conditions(filters), self._number("offset")
-
     def _ids(self, filters: Sequence[str]) -> SelectBase:
         if self._is_range([name for name in filters if name != AFTER]):
             return self._range_ids(filters)
-        return self._page(select(self.key), self._conditions(filters), self._number("offset"))
+        return self._page(select(self.key), *self._start_of(filters))
 
     def _is_range(self, filters: Sequence[str]) -> bool:
         """Say whether filters ask for a range of one column, and for nothing else."""
