@@ -21,7 +21,27 @@ _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
 
 
 class ReadOnlySession(AsyncSession):
-    """A session that reads, in autocommit, on a connection that refuses to write."""
+    """A session that reads, in autocommit, on a connection that refuses to write.
+
+    `info` is that of its application. The ORM's part of it is made when it is first used: a batch
+    uses one session, that of its first call, and the others' would take a tenth of a get.
+    """
+
+    def __init__(self, engine: AsyncEngine, info: dict[str, Any]) -> None:
+        self._engine = engine
+        self._info = info
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
+        """Return what `AsyncSession` sets when it is made."""
+        if name == "_engine" or "sync_session" in vars(self):
+            raise AttributeError(name)
+        super().__init__(self._engine)
+        return getattr(self, name)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the sessions of one application share."""
+        return self._info
 
 
 class ReadWriteSession(ReadOnlySession):
@@ -88,11 +108,11 @@ class Database:
 
     def read_session(self) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until a batch runs on it."""
-        return ReadOnlySession(self._reader, info=self._info)
+        return ReadOnlySession(self._reader, self._info)
 
     def write_session(self) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until a batch runs on it."""
-        return ReadWriteSession(self.writer, info=self._info)
+        return ReadWriteSession(self.writer, self._info)
 
 
 def make_engines(settings: Settings) -> Engines:

@@ -25,11 +25,13 @@ class BodyLimitMiddleware:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request."""
-        declared = _declared_size(scope) if scope["type"] == "http" else None
-        if declared is None:
+        if scope["type"] != "http":
             return self.app(scope, receive, send)
+        declared, is_all = _declared_size(scope)
         if refusal := self._refusal(scope, declared):
             return JSONResponse({"detail": refusal}, 413)(scope, receive, send)
+        if is_all:
+            return self.app(scope, receive, send)
         size = 0
 
         async def receive_within_limit() -> Message:
@@ -51,14 +53,15 @@ class BodyLimitMiddleware:
         return f"The body is larger than {limit} bytes" if size > limit else None
 
 
-def _declared_size(scope: Scope) -> int | None:
-    """Return how many bytes are announced, 0 if none are, and None if there will be no body."""
+def _declared_size(scope: Scope) -> tuple[int, bool]:
+    """Return how many bytes are announced, and whether no more can come."""
+    size = 0
     # HTTP/1 has a header for a body of unknown size too.
-    size = None if scope["http_version"] in {"1.0", "1.1"} else 0
+    is_all = scope["http_version"] in {"1.0", "1.1"}
     for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return 0, False
         if name == b"content-length":
             # The server has refused what is no number of 64 bits, but not thousands of zeros.
-            return int(value.lstrip(b"0") or b"0")
-        if name == b"transfer-encoding":
-            size = 0
-    return size
+            size, is_all = int(value.lstrip(b"0") or b"0"), True
+    return size, is_all

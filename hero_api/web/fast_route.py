@@ -38,6 +38,9 @@ class FastRoutesMiddleware:
         """Serve one request."""
         if scope["type"] == "http" and not scope["app"].dependency_overrides:
             for route in scope["app"].routes:
+                methods = getattr(route, "methods", None)
+                if methods and scope["method"] not in methods:
+                    continue  # before its path is looked at, which takes longer
                 match, found = route.matches(scope)
                 if match is Match.FULL:
                     if isinstance(route, FastRoute) and route.is_fast:
