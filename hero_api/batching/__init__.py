@@ -1,8 +1,8 @@
 """Calls that are under way at the same time share a session, a transaction and its sync.
 
 `batched` turns a batch function, which takes a session and a sequence of items, into a call for
-one item. A call that finds its queue idle runs at once, alone, on its own session. Calls that
-arrive meanwhile wait, and the next batch carries them all, on the session of the first of them.
+one item. A call that finds its queue idle runs at once, on its own session. Calls that arrive
+meanwhile wait, and the next batch carries them, on the session of the first of them.
 Nobody is answered before COMMIT returned.
 """
 

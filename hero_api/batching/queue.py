@@ -181,14 +181,17 @@ class BatchQueue:
         )
 
     async def _run(self) -> None:
-        """Serve one call, and then what has come meanwhile, until nobody waits."""
-        # Alone: while the database works on it, those who came in the same moment get ready, and
-        # from then on one half of the clients is served while the other is answered.
-        limit = 1
+        """Serve what has come, in batches, until nobody waits."""
+        served = 0
         while self._waiting:
             async with self._connections:
-                batch = self._batch(self._next_calls(limit))
                 limit = self._spec.max_items
+                if self.writes:
+                    # While the disk works for one half of the clients, the other half is answered
+                    # and comes back: those who were served last are counted in.
+                    limit = min(limit, (len(self._waiting) + served + 1) // 2)
+                batch = self._batch(self._next_calls(limit))
+                served = len(batch.calls)
                 if batch.calls:
                     await self._serve(batch)
             self._wait_for_rows(batch.locked)

@@ -176,10 +176,22 @@ async def test_calls_that_arrive_during_a_batch_share_the_next_one_in_order(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
     first = await hold(double, Session(queues), batches)
-    others = await start(double, Session(queues), 1, 2, 3)
+    others = await start(double, Session(queues), 1, 2)
     batches.gate.set()
-    assert await asyncio.gather(first, *others) == [0, 2, 4, 6]
-    assert batches.items == [[0], [1, 2, 3]]
+    assert await asyncio.gather(first, *others) == [0, 2, 4]
+    assert batches.items == [[0], [1, 2]]
+
+
+@pytest.mark.parametrize(("writes", "sizes"), [(True, [1, 5, 4]), (False, [1, 9])])
+async def test_a_batch_of_writes_leaves_half_of_the_clients_to_the_next_one_of_reads_nobody(
+    queues: BatchQueues, batches: Batches, sizes: list[int], *, writes: bool
+) -> None:
+    call = batched(batches, QueueSpec("each", writes=writes), name="each")
+    first = await hold(call, Session(queues), batches)
+    others = await start(call, Session(queues), *range(1, 10))
+    batches.gate.set()
+    await asyncio.gather(first, *others)
+    assert [len(items) for items in batches.items] == sizes
 
 
 async def test_a_batch_is_one_transaction_on_the_session_of_its_first_call(
@@ -321,12 +333,13 @@ async def test_a_batch_that_one_item_breaks_is_divided_within_one_transaction(
     first = await hold(double, Session(queues), batches)
     session = Session(queues)
     good, bad, other = await start(double, session, 1, 2, 3)
+    behind = await start(double, Session(queues), 4, 5)
     batches.bad = {2: database_error(IntegrityError, CONSTRAINT)}
     batches.gate.set()
-    assert await asyncio.gather(*[first, good, other]) == [0, 2, 6]
+    assert await asyncio.gather(*[first, good, other, *behind]) == [0, 2, 6, 8, 10]
     with pytest.raises(RefusedError):
         await bad
-    assert batches.items == [[0], [1, 2, 3], [1], [2, 3], [2], [3]]
+    assert batches.items == [[0], [1, 2, 3], [1], [2, 3], [2], [3], [4, 5]]
     assert session.log.count("commit") == 1
     assert session.log.count("undo_part") == 2
 
@@ -338,13 +351,14 @@ async def test_what_was_served_is_served_again_where_an_error_ends_the_transacti
     session = Session(queues)
     session.is_alive = False
     good, bad, other = await start(double, session, 1, 2, 3)
+    behind = await start(double, Session(queues), 4, 5)
     batches.bad = {2: database_error(IntegrityError, CONSTRAINT)}
     batches.gate.set()
-    assert await asyncio.gather(*[first, good, other]) == [0, 2, 6]
+    assert await asyncio.gather(*[first, good, other, *behind]) == [0, 2, 6, 8, 10]
     with pytest.raises(RefusedError):
         await bad
     assert session.log.count("commit") == 1
-    assert batches.items[-2:] == [[1], [3]]
+    assert batches.items[-3:] == [[1], [3], [4, 5]]
 
 
 async def test_a_batch_that_fails_once_is_served_in_parts(
@@ -391,14 +405,14 @@ async def test_a_statement_that_fails_without_any_items_is_a_fault_and_is_not_di
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
     first = await hold(double, Session(queues), batches)
-    others = await start(double, Session(queues), 1, 2, 3)
+    others = await start(double, Session(queues), 1, 2)
     batches.failures = {1: database_error(code=ERROR), 2: database_error(code=ERROR)}
     batches.gate.set()
     await first
     for answer in await asyncio.gather(*others, return_exceptions=True):
         assert isinstance(answer, StatementError)
         assert answer.reason == "double: OperationalError: injected"
-    assert batches.items == [[0], [1, 2, 3], []]
+    assert batches.items == [[0], [1, 2], []]
 
 
 async def test_a_statement_that_works_without_items_is_broken_by_one_of_them(
@@ -420,10 +434,11 @@ async def test_functions_of_one_queue_share_a_transaction(queues: BatchQueues) -
     first = await hold(call_one, Session(queues), one)
     session = Session(queues)
     mixed = [(await start(call, session, 1))[0] for call in (call_one, call_other, call_one)]
+    behind = await start(call_one, Session(queues), 2, 3)
     one.gate.set()
     other.gate.set()
-    await asyncio.gather(first, *mixed)
-    assert [one.items, other.items] == [[[0], [1, 1]], [[1]]]
+    await asyncio.gather(first, *mixed, *behind)
+    assert [one.items, other.items] == [[[0], [1, 1], [2, 3]], [[1]]]
     assert session.log == ["commit"]
 
 
@@ -447,9 +462,10 @@ async def test_calls_that_touch_one_row_are_served_in_the_order_of_their_arrival
     await begun.wait()
     calls = [(create, 1), (delete, 2), (create, 3), (delete, 1), (delete, 4), (create, 1)]
     tasks = [(await start(call, Session(queues), item))[0] for call, item in calls]
+    behind = await start(create, Session(queues), 5, 6, 7, 8, 9)
     gate.set()
-    await asyncio.gather(first, *tasks)
-    assert served[1:] == [
+    await asyncio.gather(first, *tasks, *behind)
+    assert served[1:4] == [
         ("create", [1, 3]),
         ("delete", [2, 1, 4]),
         ("create", [1]),
@@ -491,7 +507,7 @@ async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
     calls = {each: batched(each, queue, name="each") for each in (create, delete)}
     first = await hold(calls[create], Session(queues), create)
     full = await start(calls[create], Session(queues), 1, 2)
-    [served] = await start(calls[delete], Session(queues), 3)
+    [served, *_] = await start(calls[delete], Session(queues), 3, 4, 5)
     create.bad = {number: database_error(code=sqlite3.SQLITE_FULL) for number in (1, 2)}
     create.gate.set()
     delete.gate.set()
