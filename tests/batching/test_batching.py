@@ -210,7 +210,7 @@ async def test_a_batch_that_reads_is_not_committed(queues: BatchQueues, batches:
     session = Session(queues)
     batches.gate.set()
     assert await batched(batches, QueueSpec("read"), name="read")(session, 7) == 14
-    assert session.log == ["rollback"]
+    assert session.log == ["close"]
 
 
 async def test_a_batch_has_no_more_items_than_its_bound(
