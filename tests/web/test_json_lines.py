@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,16 @@ async def test_all_heroes_are_listed_in_id_order(many: httpx.AsyncClient) -> Non
     assert [hero["age"] for hero in found] == [*range(MANY)]
     page = await many.get("/heroes/", params={"limit": 2})
     assert page.json() == found[:2]
+
+
+@pytest.mark.parametrize("headers", [{}, ACCEPT], ids=["JSON", "lines"])
+async def test_a_cache_is_told_that_the_form_is_what_was_asked_for(
+    client: httpx.AsyncClient, headers: Mapping[str, str]
+) -> None:
+    for query in ("", "?limit=1&count=true"):
+        for method in ("GET", "HEAD"):
+            answer = await client.request(method, f"/heroes/{query}", headers=headers)
+            assert answer.headers["Vary"] == "Accept"
 
 
 async def test_no_heroes_are_no_lines(client: httpx.AsyncClient) -> None:
