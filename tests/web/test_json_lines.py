@@ -236,7 +236,15 @@ ASKED = {
     LINES: LINES,
     "application/jsonl; charset=utf-8": LINES,
     "text/html, Application/JSONL;q=0.9, */*;q=0.1": LINES,
+    "application/jsonl, */*": LINES,
+    "application/json;q=0.5, application/jsonl": LINES,
+    "application/json ; charset=utf-8 ; q=0 , application/jsonl ; q=0.1": LINES,
+    "application/jsonl;q=much": LINES,
     "application/json, application/jsonl": "application/json",
+    "application/json, application/jsonl;q=0.9": "application/json",
+    "application/jsonl;q=0": "application/json",
+    "application/jsonl;q=0.000, */*": "application/json",
+    "application/jsonl;q=0.1, application/*;q=0.2, */*;q=0": "application/json",
     "application/json": "application/json",
     "*/*": "application/json",
     "application/jsonlines": "application/json",
@@ -244,11 +252,16 @@ ASKED = {
 
 
 @pytest.mark.parametrize(("accept", "answered"), ASKED.items(), ids=ASKED.keys())
-async def test_lines_are_for_those_who_ask_for_them_and_not_for_json_too(
+async def test_lines_are_for_those_who_ask_for_them_and_not_as_much_for_json(
     client: httpx.AsyncClient, accept: str, answered: str
 ) -> None:
     answer = await client.get("/heroes/", headers={"Accept": accept})
     assert answer.headers["Content-Type"] == answered
+
+
+async def test_a_header_may_come_in_two_lines(client: httpx.AsyncClient) -> None:
+    wanted = [("Accept", "application/jsonl"), ("Accept", "text/html")]
+    assert (await client.get("/heroes/", headers=wanted)).headers["Content-Type"] == LINES
 
 
 async def test_a_bad_parameter_is_422_in_json(client: httpx.AsyncClient) -> None:
