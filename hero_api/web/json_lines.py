@@ -11,9 +11,10 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from hero_api.lines import MEDIA_TYPE, read_line
+from hero_api.web.head import ASKED_METHOD
 
 _MEDIA_TYPE = MEDIA_TYPE.encode()
 _JSON = b"application/json", b"application/*", b"*/*"  # what fits best comes first
@@ -66,7 +67,19 @@ def stream_lines(first: str, rest: AsyncIterator[str], headers: Mapping[str, str
         async for part in rest:
             yield part
 
-    return StreamingResponse(all_parts(), headers=headers, media_type=MEDIA_TYPE)
+    return _StreamedLines(all_parts(), headers=headers, media_type=MEDIA_TYPE)
+
+
+class _StreamedLines(StreamingResponse):
+    """Lines of which none is made for HEAD: the server would drop them one by one."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(ASKED_METHOD) == "HEAD":
+            status, headers = self.status_code, self.raw_headers
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body"})
+        else:
+            await super().__call__(scope, receive, send)
 
 
 async def read_body(request: Request, model: type[Model], most: int) -> dict[int, Model]:

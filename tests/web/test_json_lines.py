@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
+from hero_api.database.pages import Page
+from hero_api.database.sessions import ReadOnlySession
 from hero_api.dependencies import get_read_session, get_write_session
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
+from hero_api.storage import Listed
 from hero_api.testing import running
 from tests.clusters import connection_to, insert
 from tests.servers import Server, serving
@@ -193,6 +196,22 @@ async def test_a_cache_is_told_that_the_form_is_what_was_asked_for(
         for method in ("GET", "HEAD"):
             answer = await client.request(method, f"/heroes/{query}", headers=headers)
             assert answer.headers["Vary"] == "Accept"
+
+
+async def test_head_reads_no_more_than_the_first_page(
+    many: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = await many.get("/heroes/?count=true", headers=ACCEPT)
+    list_page, read = heroes.list_page, list[Page]()
+
+    def list_and_note(session: ReadOnlySession, page: Page) -> Awaitable[Listed]:
+        read.append(page)
+        return list_page(session, page)
+
+    monkeypatch.setattr(heroes, "list_page", list_and_note)
+    head = await many.head("/heroes/?count=true", headers=ACCEPT)
+    assert (head.status_code, head.headers, head.content) == (200, get.headers, b"")
+    assert len(read) == 1
 
 
 async def test_no_heroes_are_no_lines(client: httpx.AsyncClient) -> None:
