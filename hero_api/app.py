@@ -12,7 +12,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from hero_api import routes
-from hero_api.answers import EVERYWHERE, UNAUTHORIZED
+from hero_api.answers import EVERYWHERE, HEADERS, UNAUTHORIZED
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.errors import StartError
@@ -66,15 +66,7 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[
-                "ETag",
-                "Idempotent-Replayed",
-                "Link",
-                "Location",
-                "Retry-After",
-                "X-Request-ID",
-                "X-Total-Count",
-            ],
+            expose_headers=[*HEADERS],
         )
     app.router.default = RedirectSlashes(app.router.default)
     app.router.redirect_slashes = False
