@@ -50,7 +50,10 @@ def create_app(
         lifespan=_lifespan,
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
         responses=EVERYWHERE | (UNAUTHORIZED if settings.token else {}),
+        swagger_ui_oauth2_redirect_url="",
     )
+    # Nobody signs in by OAuth2: the page for it goes, which the documentation names without prefix.
+    app.routes[:] = documentation = [each for each in app.routes if getattr(each, "path", None)]
     app.state.settings = settings
     app.state.storages = storages
     if not settings.telemetry:  # FastAPI reports how it solved the dependencies only where it does
@@ -72,7 +75,6 @@ def create_app(
     app.router.redirect_slashes = False
     say_64_bits(app)
     add_exception_handlers(app)
-    documentation = app.routes[:]
     declared_query = Depends(DeclaredQuery())
     routes.add_routes(app, settings, declared_query)
     app.router.dependencies.append(declared_query)
