@@ -29,7 +29,7 @@ HEADERS = {
     "Link": "The next page, where there is one: its URL, and `rel=next`",
     "Location": "Where the hero is",
     "Retry-After": "After how many seconds to try again",
-    "Vary": "`Accept`, which says whether heroes are an array or lines",
+    "Vary": "`Accept`, which decides the form of this answer",
     "WWW-Authenticate": "`Bearer`, which is how to send the token",
     "X-Request-ID": "What the log calls the request: on every 500, and on all with an access log",
     "X-Total-Count": "How many heroes the filters match, where `count` is true",
@@ -74,7 +74,7 @@ PAGE = answer([_HERO], "Link", "Vary", "X-Total-Count", lines=_LINES)
 DELETED = answer({"ok": True})
 ALIVE = answer({"status": "ok"})
 _SAMPLE = {"schema": {"type": "string"}, "example": 'hero_api_queue_waiting{queue="write"} 0.0\n'}
-METRICS: Answers = {200: {"content": {"text/plain": _SAMPLE}, "headers": _described()}}
+METRICS: Answers = {200: {"content": {"text/plain": _SAMPLE}, "headers": _described("Vary")}}
 
 NOT_FOUND = _error("There is no hero of that id", NotFoundError("hero"))
 CONFLICT = _error("The id is taken, or a constraint refuses it", TakenError("hero", 1))
