@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of answers, with an example of each, and of some headers."""
+"""What the OpenAPI document says of answers, with an example of each, and of headers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from hero_api.errors import (
     NoRoomError,
     NotFoundError,
     OverloadedError,
+    ServiceError,
     StaleError,
     TakenError,
     UnauthorizedError,
@@ -20,23 +21,43 @@ from hero_api.web.json_lines import lines_of
 Answers = dict[int | str, dict[str, Any]]
 
 
-def answer(
-    example: object,
-    headers: Mapping[str, str] | None = None,
-    lines: Mapping[str, Any] | None = None,
-) -> Answers:
-    """Describe a 200, which may be `lines` too; `headers` say what each is."""
-    described = {
-        name: {"description": description, "schema": {"type": "string"}}
-        for name, description in (headers or {}).items()
+# What answers may carry besides the headers that HTTP itself needs.
+HEADERS = {
+    "Accept-Encoding": "`identity`: a body is taken as it is, not compressed",
+    "ETag": "A hash of the hero, for `If-None-Match` and `If-Match`",
+    "Idempotent-Replayed": "`true` where this `Idempotency-Key` was answered before",
+    "Link": "The next page, where there is one: its URL, and `rel=next`",
+    "Location": "Where the hero is",
+    "Retry-After": "After how many seconds to try again",
+    "Vary": "`Accept`, which decides the form of this answer",
+    "WWW-Authenticate": "`Bearer`, which is how to send the token",
+    "X-Request-ID": "What the log calls the request: on every 500, and on all with an access log",
+    "X-Total-Count": "How many heroes the filters match, where `count` is true",
+}
+
+
+def _described(*names: str) -> dict[str, Any]:
+    return {
+        name: {"description": HEADERS[name], "schema": {"type": "string"}}
+        for name in (*names, "X-Request-ID")
     }
+
+
+def answer(example: object, *headers: str, lines: Mapping[str, Any] | None = None) -> Answers:
+    """Describe a 200, which may be `lines` too."""
     content = {"application/json": {"example": example}, **(lines or {})}
-    return {200: {"content": content, "headers": described}}
+    return {200: {"content": content, "headers": _described(*headers)}}
 
 
-def _refusal(status: int, description: str, detail: object, model: type = Problem) -> Answers:
-    content = {"application/json": {"example": {"detail": detail}}}
-    return {status: {"model": model, "description": description, "content": content}}
+def _refusal(
+    status: int, description: str, detail: object, *headers: str, model: type = Problem
+) -> Answers:
+    about = {"model": model, "description": description, "headers": _described(*headers)}
+    return {status: about | {"content": {"application/json": {"example": {"detail": detail}}}}}
+
+
+def _error(description: str, error: ServiceError) -> Answers:
+    return _refusal(error.status, description, error.detail, *(error.headers or ()))
 
 
 _HERO = {"id": 1, "name": "Deadpond", "age": None, "secret_name": "Dive Wilson"}
@@ -46,48 +67,36 @@ _UNKNOWN = {
     "msg": "There is no such parameter: the known ones are offset, limit, after",
 }
 
-_ETAG = {"ETag": "A hash of the hero, for `If-None-Match` and `If-Match`"}
-_CREATED = {
-    "Location": "Where the hero is",
-    "Idempotent-Replayed": "`true` where this `Idempotency-Key` was answered before",
-}
-_PAGE = {
-    "Link": "The next page, where there is one: its URL, and `rel=next`",
-    "X-Total-Count": "How many heroes the filters match, where `count` is true",
-}
 _LINES = lines_of("HeroPublic", _HERO)
-HERO = answer(_HERO, _ETAG)
-CREATED = answer(_HERO, _ETAG | _CREATED, _LINES)
-PAGE = answer([_HERO], _PAGE, _LINES)
+HERO = answer(_HERO, "ETag")
+CREATED = answer(_HERO, "ETag", "Location", "Idempotent-Replayed", lines=_LINES)
+PAGE = answer([_HERO], "Link", "Vary", "X-Total-Count", lines=_LINES)
 DELETED = answer({"ok": True})
 ALIVE = answer({"status": "ok"})
 _SAMPLE = {"schema": {"type": "string"}, "example": 'hero_api_queue_waiting{queue="write"} 0.0\n'}
-METRICS: Answers = {200: {"content": {"text/plain": _SAMPLE}}}
+METRICS: Answers = {200: {"content": {"text/plain": _SAMPLE}, "headers": _described("Vary")}}
 
-NOT_FOUND = _refusal(404, "There is no hero of that id", NotFoundError("hero").detail)
-CONFLICT = _refusal(
-    409, "The id is taken, or a constraint refuses it", TakenError("hero", 1).detail
-)
-GONE = _refusal(
-    410, "A hero of this `Idempotency-Key` was deleted", DeletedSinceError("hero").detail
-)
-STALE = _refusal(412, "The hero has another ETag than `If-Match` has", StaleError("hero").detail)
-NOT_MODIFIED: Answers = {304: {"description": "`If-None-Match` has the hero's ETag"}}
-UNAUTHORIZED = _refusal(401, "The token is missing or wrong", UnauthorizedError.detail)
+NOT_FOUND = _error("There is no hero of that id", NotFoundError("hero"))
+CONFLICT = _error("The id is taken, or a constraint refuses it", TakenError("hero", 1))
+GONE = _error("A hero of this `Idempotency-Key` was deleted", DeletedSinceError("hero"))
+STALE = _error("The hero has another ETag than `If-Match` has", StaleError("hero"))
+NOT_MODIFIED: Answers = {
+    304: {"description": "`If-None-Match` has the hero's ETag", "headers": _described("ETag")}
+}
+UNAUTHORIZED = _error("The token is missing or wrong", UnauthorizedError())
 EVERYWHERE = (
     _refusal(400, "The body cannot be parsed", "There was an error parsing the body")
     | _refusal(413, "The body is too large", "The body is larger than 262144 bytes")
-    | _refusal(415, "The body is compressed", ContentCodingError("gzip").detail)
-    | _refusal(422, "The request does not fit", [_UNKNOWN], Invalid)
+    | _error("The body is compressed", ContentCodingError("gzip"))
+    | _refusal(422, "The request does not fit", [_UNKNOWN], model=Invalid)
     | _refusal(
         500, "A stored hero is damaged, or an error that the log has", "Internal Server Error"
     )
-    | _refusal(
-        503,
+    | _error(
         "The database is not available now; `detail` says whether anything was done",
-        OverloadedError.detail,
+        OverloadedError(),
     )
-    | _refusal(507, "The database has no room left", NoRoomError.detail)
+    | _error("The database has no room left", NoRoomError())
 )
 
 

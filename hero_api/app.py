@@ -12,7 +12,7 @@ from fastapi.telemetry import TelemetryConfig
 from fastapi_offline import FastAPIOffline
 
 from hero_api import routes
-from hero_api.answers import EVERYWHERE, UNAUTHORIZED
+from hero_api.answers import EVERYWHERE, HEADERS, UNAUTHORIZED
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
 from hero_api.errors import StartError
@@ -50,7 +50,10 @@ def create_app(
         lifespan=_lifespan,
         telemetry=None if settings.telemetry else _NO_TELEMETRY,
         responses=EVERYWHERE | (UNAUTHORIZED if settings.token else {}),
+        swagger_ui_oauth2_redirect_url="",
     )
+    # Nobody signs in by OAuth2: the page for it goes, which the documentation names without prefix.
+    app.routes[:] = documentation = [each for each in app.routes if getattr(each, "path", None)]
     app.state.settings = settings
     app.state.storages = storages
     if not settings.telemetry:  # FastAPI reports how it solved the dependencies only where it does
@@ -66,21 +69,12 @@ def create_app(
             allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=[
-                "ETag",
-                "Idempotent-Replayed",
-                "Link",
-                "Location",
-                "Retry-After",
-                "X-Request-ID",
-                "X-Total-Count",
-            ],
+            expose_headers=[*HEADERS],
         )
     app.router.default = RedirectSlashes(app.router.default)
     app.router.redirect_slashes = False
     say_64_bits(app)
     add_exception_handlers(app)
-    documentation = app.routes[:]
     declared_query = Depends(DeclaredQuery())
     routes.add_routes(app, settings, declared_query)
     app.router.dependencies.append(declared_query)

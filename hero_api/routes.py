@@ -39,6 +39,7 @@ from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
 _REPLAYED = {"Idempotent-Replayed": "true"}
+_VARY = {"Vary": "Accept"}  # or a cache would give lines to who asks for JSON
 
 
 class HeroJSON(Response):
@@ -62,7 +63,7 @@ async def create_hero(
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
     """List heroes in id order; the `Link` header leads to the next page, if there is one."""
     listed = await heroes.list_page(session, page)
-    response = HeroJSON(listed.body, headers=_total(listed))
+    response = HeroJSON(listed.body, headers=_headers(listed))
     if listed.next_after is not None:
         following = page.following(listed.next_after)
         response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
@@ -83,7 +84,7 @@ async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
     pages = heroes.pages(session, page)
     first = await anext(pages)  # what goes wrong before it is there is answered as ever
     following = (listed.lines async for listed in pages)
-    return stream_lines(first.lines, following, headers=_total(first))
+    return stream_lines(first.lines, following, headers=_headers(first))
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
@@ -107,8 +108,8 @@ async def delete_hero(hero_id: HeroId, if_match: IfMatch, session: WriteSession)
     return HeroJSON(Deleted().model_dump_json())
 
 
-def _total(listed: Listed) -> dict[str, str]:
-    return {} if listed.total is None else {"X-Total-Count": str(listed.total)}
+def _headers(listed: Listed) -> dict[str, str]:
+    return _VARY if listed.total is None else _VARY | {"X-Total-Count": str(listed.total)}
 
 
 def add_routes(app: FastAPI, settings: Settings, check: params.Depends) -> None:

@@ -63,7 +63,8 @@ FLOORS = [
     {"batching"},
     {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
     {"heroes", "commands.copy", "commands.seed", "commands.backup", "commands.json_lines"},
-    {"web.openapi", "web.cors", "web.declared_query", "web.head", "web.prefix", "web.json_lines"},
+    {"web.openapi", "web.cors", "web.declared_query", "web.head", "web.prefix"},
+    {"web.json_lines"},
     {
         "web.body_limit",
         "web.overload",

@@ -4,17 +4,25 @@ import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import hypothesis
 import jsonschema_rs  # schemathesis brings it
+import pytest
 import schemathesis
+from pydantic import SecretStr
 from schemathesis import Case
 from schemathesis.checks import negative_data_rejection
 from schemathesis.config import SchemathesisConfig
 
+from hero_api.answers import HEADERS
 from hero_api.app import create_app
+from hero_api.errors import DamagedRowError, NoRoomError, OverloadedError, ServiceError
+from hero_api.heroes import heroes
 from hero_api.settings import Settings
+from hero_api.testing import running
+from hero_api.web.access_log import AccessLogMiddleware
 
 DOCUMENT = create_app(Settings(database_url="sqlite:///never-opened.db")).openapi()
 
@@ -139,13 +147,65 @@ async def test_whatever_is_refused_has_what_its_schema_says_and_no_more(
         jsonschema_rs.validate(schema | {"components": {"schemas": strict}}, answer.json())
 
 
-def test_the_headers_of_answers_are_in_the_document() -> None:
-    described = {
-        header
-        for operation in operations()
-        for header in operation["responses"]["200"].get("headers", {})
-    }
-    assert described == {"ETag", "Idempotent-Replayed", "Location", "Link", "X-Total-Count"}
+HERO = {"name": "Deadpond", "secret_name": "?"}
+TOKEN = "correct horse battery staple"
+KEYED = {"Idempotency-Key": "a"}
+LINES = {"Accept": "application/jsonl"}
+HEROES, ONE = "/heroes/", "/heroes/{hero_id}"
+# One after the other, each with its status.
+BATTERY: list[tuple[int, str, str, dict[str, Any]]] = [
+    (200, "post", HEROES, {"json": HERO, "headers": KEYED}),
+    (200, "post", HEROES, {"json": HERO, "headers": KEYED}),
+    (200, "post", HEROES, {"json": HERO | {"id": 2}}),
+    (422, "post", HEROES, {"json": HERO | {"age": 1}, "headers": KEYED}),
+    (400, "post", HEROES, {"json": HERO, "headers": {"Idempotency-Key": ""}}),
+    (409, "post", HEROES, {"json": HERO | {"id": 1}}),
+    (413, "post", HEROES, {"content": b"?" * 300_000}),
+    (415, "post", HEROES, {"content": b"?", "headers": {"Content-Encoding": "br"}}),
+    (200, "get", HEROES, {"params": {"limit": 1, "count": True}}),
+    (200, "get", HEROES, {"params": {"count": True}, "headers": LINES}),
+    (422, "get", HEROES, {"params": {"limt": 1}}),
+    (401, "get", HEROES, {"headers": {"Authorization": ""}}),
+    (200, "get", ONE, {}),
+    (304, "get", ONE, {"headers": {"If-None-Match": "*"}}),
+    (412, "patch", ONE, {"json": {}, "headers": {"If-Match": ""}}),
+    (200, "patch", ONE, {"json": {}}),
+    (200, "delete", ONE, {}),
+    (404, "get", ONE, {}),
+    (410, "post", HEROES, {"json": HERO, "headers": KEYED}),
+    (200, "get", "/livez", {}),
+    (200, "get", "/readyz", {}),
+    (200, "get", "/metrics", {}),
+]
+FAULTS: list[ServiceError] = [OverloadedError(), NoRoomError(), DamagedRowError()]
+PLAIN = {"content-length", "content-type"}  # what a server adds is not there
+
+
+async def test_each_header_of_an_answer_is_in_the_document(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = {"token": SecretStr(TOKEN), "guard": "all"}
+    app = create_app(settings.model_copy(update=guarded))
+    app.add_middleware(AccessLogMiddleware)
+    document = app.openapi()
+    seen = set()
+    async with running(app) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+
+        async def check(status: int, method: str, path: str, options: Any) -> None:  # noqa: ANN401
+            answer = await client.request(method, path.format(hero_id=1), **options)
+            assert answer.status_code == status, answer.text
+            declared = document["paths"][path][method]["responses"][str(status)]["headers"]
+            carried = answer.headers.keys() - PLAIN
+            assert carried <= {name.lower() for name in declared}
+            seen.update(carried)
+
+        for each in BATTERY:
+            await check(*each)
+        for fault in FAULTS:
+            monkeypatch.setattr(heroes, "get", Mock(side_effect=fault))
+            await check(fault.status, "get", ONE, {})
+    assert seen == {name.lower() for name in HEADERS}
 
 
 def test_the_document_has_the_headers_that_handlers_heed() -> None:

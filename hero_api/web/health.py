@@ -48,7 +48,7 @@ async def read_readyz(request: Request) -> Status:
 
 
 async def read_options() -> Response:
-    """Answer the check that haproxy makes where nobody says which: `OPTIONS /`."""
+    """Answer `OPTIONS *`, which asks nothing, and `OPTIONS /`: haproxy's check by default."""
     return Response(status_code=204, headers={"Allow": "OPTIONS"})
 
 
@@ -57,4 +57,5 @@ def add_routes(app: FastAPI) -> None:
     get = partial(app.get, tags=["operations"])
     get("/livez", responses=ALIVE)(read_livez)
     get("/readyz", responses=ALIVE)(read_readyz)
-    app.options("/", include_in_schema=False)(read_options)
+    for path in ("*", "/"):
+        app.options(path, include_in_schema=False)(read_options)

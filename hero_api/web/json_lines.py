@@ -1,5 +1,6 @@
 """JSON Lines over HTTP: bodies that are read, and answers that are sent, a part at a time."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -10,11 +11,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from hero_api.lines import MEDIA_TYPE, read_line
+from hero_api.web.head import ASKED_METHOD
 
 _MEDIA_TYPE = MEDIA_TYPE.encode()
+_JSON = b"application/json", b"application/*", b"*/*"  # what fits best comes first
+_WEIGHT = re.compile(rb";\s*q=([01](?:\.\d{0,3})?)\s*(?:;|$)")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,8 +38,8 @@ class JSONLinesRoute(APIRoute):
         """Say whether a request is for this route."""
         # Every other request comes by here too.
         if scope.get("method") in self.methods:
-            value = dict(scope["headers"]).get(self._header)
-            if value and _is_json_lines(value.lower()):
+            values = [value for name, value in scope["headers"] if name == self._header]
+            if values and _prefers_lines(b",".join(values).lower()):
                 return super().matches(scope)
         return Match.NONE, {}
 
@@ -63,7 +67,19 @@ def stream_lines(first: str, rest: AsyncIterator[str], headers: Mapping[str, str
         async for part in rest:
             yield part
 
-    return StreamingResponse(all_parts(), headers=headers, media_type=MEDIA_TYPE)
+    return _StreamedLines(all_parts(), headers=headers, media_type=MEDIA_TYPE)
+
+
+class _StreamedLines(StreamingResponse):
+    """Lines of which none is made for HEAD: the server would drop them one by one."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(ASKED_METHOD) == "HEAD":
+            status, headers = self.status_code, self.raw_headers
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body"})
+        else:
+            await super().__call__(scope, receive, send)
 
 
 async def read_body(request: Request, model: type[Model], most: int) -> dict[int, Model]:
@@ -104,9 +120,15 @@ async def _lines(request: Request) -> AsyncIterator[bytes]:
     yield bytes(rest)
 
 
-def _is_json_lines(value: bytes) -> bool:
-    """Say whether a header names JSON Lines, and not JSON too."""
+def _prefers_lines(value: bytes) -> bool:
+    """Say whether a header names JSON Lines, and JSON less: see RFC 9110, section 12.5.1."""
     if _MEDIA_TYPE not in value:
         return False
-    names = {part.partition(b";")[0].strip() for part in value.split(b",")}
-    return _MEDIA_TYPE in names and b"application/json" not in names
+    weights: dict[bytes, float] = {}
+    for part in value.split(b","):
+        weight = _WEIGHT.search(part)
+        weights[part.partition(b";")[0].strip()] = float(weight[1]) if weight else 1.0
+    lines = weights.get(_MEDIA_TYPE, 0.0)
+    json = next((weights[name] for name in _JSON if name in weights), 0.0)
+    # Of equals, JSON is the one that others expect, unless lines alone are named.
+    return lines > json or (lines == json > 0 and _JSON[0] not in weights)

@@ -73,7 +73,8 @@ async def read_metrics(request: Request) -> Response:
     """Count what was done and what waits, in Prometheus' text format."""
     get_database(request)  # or say why there is none
     encode, media_type = choose_encoder(request.headers.get("Accept", ""))
-    return Response(encode(request.app.state.metrics), media_type=media_type)
+    content = encode(request.app.state.metrics)
+    return Response(content, headers={"Vary": "Accept"}, media_type=media_type)
 
 
 def add_metrics(app: FastAPI) -> None:

@@ -76,10 +76,6 @@ async def test_head_is_not_in_the_document(settings: Settings) -> None:
     assert all("head" not in methods for methods in app.openapi()["paths"].values())
 
 
-async def test_the_options_of_the_root_are_answered(client: httpx.AsyncClient) -> None:
-    assert (await client.options("/")).status_code == 204
-
-
 def test_no_body_is_sent_over_the_wire(tmp_path_factory: pytest.TempPathFactory) -> None:
     with (
         serving(tmp_path_factory.mktemp("head")) as server,

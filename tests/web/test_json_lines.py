@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
+from hero_api.database.pages import Page
+from hero_api.database.sessions import ReadOnlySession
 from hero_api.dependencies import get_read_session, get_write_session
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
+from hero_api.storage import Listed
 from hero_api.testing import running
 from tests.clusters import connection_to, insert
 from tests.servers import Server, serving
@@ -185,6 +188,32 @@ async def test_all_heroes_are_listed_in_id_order(many: httpx.AsyncClient) -> Non
     assert page.json() == found[:2]
 
 
+@pytest.mark.parametrize("headers", [{}, ACCEPT], ids=["JSON", "lines"])
+async def test_a_cache_is_told_that_the_form_is_what_was_asked_for(
+    client: httpx.AsyncClient, headers: Mapping[str, str]
+) -> None:
+    for query in ("", "?limit=1&count=true"):
+        for method in ("GET", "HEAD"):
+            answer = await client.request(method, f"/heroes/{query}", headers=headers)
+            assert answer.headers["Vary"] == "Accept"
+
+
+async def test_head_reads_no_more_than_the_first_page(
+    many: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = await many.get("/heroes/?count=true", headers=ACCEPT)
+    list_page, read = heroes.list_page, list[Page]()
+
+    def list_and_note(session: ReadOnlySession, page: Page) -> Awaitable[Listed]:
+        read.append(page)
+        return list_page(session, page)
+
+    monkeypatch.setattr(heroes, "list_page", list_and_note)
+    head = await many.head("/heroes/?count=true", headers=ACCEPT)
+    assert (head.status_code, head.headers, head.content) == (200, get.headers, b"")
+    assert len(read) == 1
+
+
 async def test_no_heroes_are_no_lines(client: httpx.AsyncClient) -> None:
     assert await listed(client) == []
 
@@ -226,7 +255,15 @@ ASKED = {
     LINES: LINES,
     "application/jsonl; charset=utf-8": LINES,
     "text/html, Application/JSONL;q=0.9, */*;q=0.1": LINES,
+    "application/jsonl, */*": LINES,
+    "application/json;q=0.5, application/jsonl": LINES,
+    "application/json ; charset=utf-8 ; q=0 , application/jsonl ; q=0.1": LINES,
+    "application/jsonl;q=much": LINES,
     "application/json, application/jsonl": "application/json",
+    "application/json, application/jsonl;q=0.9": "application/json",
+    "application/jsonl;q=0": "application/json",
+    "application/jsonl;q=0.000, */*": "application/json",
+    "application/jsonl;q=0.1, application/*;q=0.2, */*;q=0": "application/json",
     "application/json": "application/json",
     "*/*": "application/json",
     "application/jsonlines": "application/json",
@@ -234,11 +271,16 @@ ASKED = {
 
 
 @pytest.mark.parametrize(("accept", "answered"), ASKED.items(), ids=ASKED.keys())
-async def test_lines_are_for_those_who_ask_for_them_and_not_for_json_too(
+async def test_lines_are_for_those_who_ask_for_them_and_not_as_much_for_json(
     client: httpx.AsyncClient, accept: str, answered: str
 ) -> None:
     answer = await client.get("/heroes/", headers={"Accept": accept})
     assert answer.headers["Content-Type"] == answered
+
+
+async def test_a_header_may_come_in_two_lines(client: httpx.AsyncClient) -> None:
+    wanted = [("Accept", "application/jsonl"), ("Accept", "text/html")]
+    assert (await client.get("/heroes/", headers=wanted)).headers["Content-Type"] == LINES
 
 
 async def test_a_bad_parameter_is_422_in_json(client: httpx.AsyncClient) -> None:

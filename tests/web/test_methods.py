@@ -100,3 +100,12 @@ def test_a_body_that_comes_late_arrives_whole(connection: HTTPConnection, method
     assert connection.sock.recv(65_536).startswith(b"HTTP/1.1 100 ")
     connection.send(b"half half ")
     assert connection.getresponse().read() == b"10"
+
+
+@pytest.mark.parametrize("target", ["*", "/"])
+def test_what_asks_for_the_options_of_all_is_answered(
+    connection: HTTPConnection, target: str
+) -> None:
+    connection.request("OPTIONS", target)
+    response = connection.getresponse()
+    assert (response.status, response.headers["Allow"], response.read()) == (204, "OPTIONS", b"")

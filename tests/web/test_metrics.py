@@ -202,6 +202,7 @@ async def test_metrics_are_in_openmetrics_for_who_asks_for_it(client: httpx.Asyn
     accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
     response = await client.get("/metrics", headers=accept)
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert response.headers["Vary"] == "Accept"
     assert response.text.endswith("# EOF\n")
 
 

@@ -1,5 +1,6 @@
 """Under a prefix, however that is said, whatever leads to another page has it."""
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -94,10 +95,18 @@ async def test_a_redirect_is_relative_to_the_host(
     assert (answer.status_code, answer.headers["Location"]) == (307, location)
 
 
+@pytest.mark.parametrize("path", ["", "/docs/oauth2-redirect"])
+async def test_there_is_no_page_for_oauth2(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.get(str(client.base_url).rstrip("/") + path)
+    assert not answer.is_success
+
+
 async def test_the_documentation_asks_for_the_document_under_the_prefix(
     client: httpx.AsyncClient,
 ) -> None:
-    assert "'/api/openapi.json'" in (await client.get("/docs")).text
+    page = (await client.get("/docs")).text
+    assert "'/api/openapi.json'" in page
+    assert set(re.findall(r"'/(\w+)", page)) == {"api"}  # and for nothing else
     assert (await client.get("/openapi.json")).json()["servers"][0] == {"url": "/api"}
 
 
