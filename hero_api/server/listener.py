@@ -88,5 +88,6 @@ def listen_on_descriptor(number: int) -> Listener:
     except OSError as error:
         raise StartError(f"Cannot use --fd {number}: {error.strerror}") from error
     if not listens:
+        sock.detach()
         raise StartError(f"Cannot use --fd {number}: it is no socket that listens")
     return Listener(sock)
