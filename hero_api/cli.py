@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -325,11 +326,18 @@ def main() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file's name can be what the output cannot say. Standard error is like that by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app(standalone_mode=False))
     except StartError as error:
         # A file's name can have a line's end.
         sys.exit(" ".join(f"hero-api: {error}".splitlines()))
+    except OSError as error:
+        # Such as of a full disk that the output goes to, which the exit would try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(f"hero-api: {error}")
     except typer.TyperException as error:
         if not sys.argv[1:]:
             error.show()  # type: ignore[attr-defined]

@@ -4,7 +4,8 @@ import os
 import re
 import sqlite3
 import urllib.parse
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -12,6 +13,7 @@ from sqlalchemy import URL
 from hero_api.errors import StartError
 
 _PATIENCE = 5.0  # seconds that a command waits for a lock
+_OPERATIONS = 100_000  # of SQLite's, after which Python looks for signals
 
 
 def unusable(path: Path, reason: str) -> StartError:
@@ -130,7 +132,7 @@ def beside(path: Path, suffix: str) -> Path:
 
 def uri(path: Path, query: str = "") -> str:
     """Return the URI of a file, as SQLite has it (https://sqlite.org/uri.html)."""
-    return f"file:{urllib.parse.quote(str(path.absolute()))}{query}"
+    return f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}{query}"
 
 
 def existing_file(url: URL) -> URL:
@@ -166,6 +168,18 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             raise unusable(path, reason) from error
         raise
     return connection
+
+
+@contextmanager
+def stoppable(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let Ctrl-C stop a long statement of a connection too, and be what it is elsewhere."""
+    connection.set_progress_handler(lambda: 0, _OPERATIONS)
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
