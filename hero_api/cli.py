@@ -17,6 +17,7 @@ from hero_api.errors import StartError
 if TYPE_CHECKING:
     from hero_api.settings import Settings
 
+# Typer's own look at a file, without readable=False, would not say why it cannot be used.
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -56,7 +57,8 @@ def serve(  # noqa: PLR0913 - each is an option
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     uds: Annotated[
-        Path | None, typer.Option(help="A path to listen on instead: a Unix domain socket.")
+        Path | None,
+        typer.Option(help="A path to listen on instead: a Unix domain socket.", readable=False),
     ] = None,
     fd: Annotated[
         int | None,
@@ -66,10 +68,12 @@ def serve(  # noqa: PLR0913 - each is an option
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
     ssl_certfile: Annotated[
-        Path | None, typer.Option(help="Serve HTTPS with this certificate (PEM).")
+        Path | None,
+        typer.Option(help="Serve HTTPS with this certificate (PEM).", readable=False),
     ] = None,
     ssl_keyfile: Annotated[
-        Path | None, typer.Option(help="Its key, where the file of the certificate has none.")
+        Path | None,
+        typer.Option(help="Its key, where the file of the certificate has none.", readable=False),
     ] = None,
     forwarded_allow_ips: Annotated[
         str | None,
@@ -152,7 +156,9 @@ def upgrade() -> None:
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.", readable=False)
+    ],
 ) -> None:
     """Copy the database into a new file, also while the service writes, and check the copy."""
     from hero_api.commands.backup import backup as copy_into
@@ -165,7 +171,9 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup; it is only read.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A backup; it is only read.", readable=False)
+    ],
 ) -> None:
     """Put a backup in the place of all that the database has, also while the service runs."""
     from hero_api.commands.backup import restore as put
@@ -179,7 +187,9 @@ def restore(
 
 @app.command("export")
 def export_heroes(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; - is the output.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file; - is the output.", readable=False)
+    ],
 ) -> None:
     """Write all heroes as JSON Lines, one a line, as the API answers them."""
     from hero_api.commands.json_lines import export_lines
@@ -201,7 +211,9 @@ def export_heroes(
 
 @app.command("import")
 def import_heroes(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.", readable=False)
+    ],
     *,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over the lines that cannot be stored.")
@@ -293,7 +305,8 @@ def _one_line(file: Path, outcome: str) -> Iterator[None]:
         with _stoppable(outcome):
             yield
     except OSError as error:
-        raise StartError(f"{file}: {error.strerror or error}") from error
+        # The database's file can be meant too.
+        raise StartError(f"{error.filename or file}: {error.strerror or error}") from error
 
 
 def _sqlite_settings(command: str, instead: str) -> "Settings":

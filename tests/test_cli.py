@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hero_api.commands.check import find_damage
+from hero_api.database.sqlite import engine
 from hero_api.heroes import heroes
 
 from . import command
@@ -149,6 +150,53 @@ def test_a_copy_prints_no_password_that_holds_an_ampersand(
     [line] = ended.stderr.splitlines()
     assert "%26" in line
     assert "secret" not in line
+
+
+# What is refused, with the file that it is about
+
+
+@pytest.mark.parametrize(
+    "arguments", [["upgrade"], ["seed", "1"], ["import", os.devnull], ["backup", "copy.db"]]
+)
+def test_no_command_lets_sqlite_delete_the_log_of_a_file_that_was_emptied(
+    monkeypatch: pytest.MonkeyPatch, sound: Path, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(sound.parent)
+    monkeypatch.setattr(engine, "has_wal_reset_fault", lambda: True)
+    left, log = sound.with_name("left.db"), sound.with_name("left.db-wal")
+    with closing(sqlite3.connect(sound, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("DELETE FROM hero")
+        shutil.copy(f"{sound}-wal", log)
+    left.touch()
+    content = log.read_bytes()
+    ended = run(*arguments, path=left)
+    assert f"{left} cannot be used: it is missing or empty" in ended.stderr
+    assert log.read_bytes() == content
+
+
+@pytest.mark.parametrize("closed", ["lines", "database"])
+def test_the_file_that_may_not_be_used_is_named(public: Path, closed: str) -> None:
+    for name in ("lines", "database"):
+        (public / name).mkdir()
+        (public / name).chmod(0o755)
+    lines = public / "lines" / "heroes.jsonl"
+    lines.touch()
+    path = make(public / "database" / "heroes.db")
+    for closed_path in public.glob(f"{closed}/**"):
+        closed_path.chmod(0o700 if os.getuid() == 0 else 0)
+    ended = run("import", str(lines), path=path, program=("-c", UNPRIVILEGED))
+    (public / closed).chmod(0o700)
+    [line] = ended.stderr.splitlines()[-1:]
+    assert "Permission denied" in line
+    assert str(public / closed) in line
+
+
+def test_a_file_that_may_not_be_read_is_not_said_to_be_unfit(public: Path) -> None:
+    lines = public / "heroes.jsonl"
+    lines.touch(mode=0o600 if os.getuid() == 0 else 0)
+    ended = run("import", str(lines), path=public / "heroes.db", program=("-c", UNPRIVILEGED))
+    assert ended.stderr == f"hero-api: {lines}: Permission denied\n"
 
 
 # What a name may be, and what becomes of the output

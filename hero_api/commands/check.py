@@ -16,7 +16,7 @@ from hero_api.database.sqlite.statements import TYPES
 from hero_api.database.transfer import in_order
 from hero_api.errors import StartError
 
-# Not every I/O error: SQLite needs room beside a file even to read it, and a full disk is no damage.
+# Not every I/O error: SQLite needs room beside a file even to read it, and a full disk is none.
 _DAMAGE = {
     sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_NOTADB,

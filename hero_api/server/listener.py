@@ -75,7 +75,8 @@ def listen_on_path(path: Path) -> Listener:
         return Listener(sock, path)
     except OSError as error:
         sock.close()
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
         reason = error.strerror or error
         raise StartError(f"Cannot listen on {path}: {reason}; try another --uds") from error
 

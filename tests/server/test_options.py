@@ -142,6 +142,7 @@ def test_a_path_that_cannot_be_used_is_refused() -> None:
     assert "/nonexistent/socket: No such file or directory" in refusal(
         "--uds", "/nonexistent/socket"
     )
+    assert "README.md/socket: Not a directory" in refusal("--uds", "README.md/socket")
 
 
 # A socket that is handed over

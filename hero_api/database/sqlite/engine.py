@@ -59,7 +59,7 @@ def check_alone(settings: Settings) -> None:
 
     For what writes beside the service. Raises `StartError`, one line; nothing is changed.
     """
-    if settings.is_postgresql or not has_wal_reset_fault() or not settings.path.is_file():
+    if settings.is_postgresql or not has_wal_reset_fault():
         return
     try:
         with closing(open_read_write(settings.path, _MOMENT)) as connection:

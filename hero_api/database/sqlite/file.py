@@ -142,7 +142,14 @@ def existing_file(url: URL) -> URL:
 
 
 def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open a file that is there; `timeout` is the seconds that it waits for a lock."""
+    """Open a file that is there; `timeout` is the seconds that it waits for a lock.
+
+    Raises `StartError` where SQLite would delete a log that is not empty.
+    """
+    try:
+        _check_log(path)
+    except OSError as error:
+        raise unusable(path, error.strerror or str(error)) from error
     return sqlite3.connect(uri(path, "?mode=rw"), uri=True, isolation_level=None, timeout=timeout)
 
 
