@@ -62,7 +62,9 @@ def serve(  # noqa: PLR0913 - each is an option
     ] = None,
     fd: Annotated[
         int | None,
-        typer.Option(min=0, help="A socket that listens already: 3 is that of systemd."),
+        typer.Option(
+            min=0, max=2**31 - 1, help="A socket that listens already: 3 is that of systemd."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")

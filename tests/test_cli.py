@@ -117,6 +117,7 @@ def test_what_is_no_command_ends_with_status_2_and_no_traceback(arguments: list[
         ["copy", "--secret", "sqlite:///heroes.db"],
         ["serve", "--port", "secret"],
         ["serve", "--port=secret"],
+        ["serve", "--fd", str(2**64)],
     ],
 )
 def test_no_argument_that_is_wrong_is_repeated(arguments: list[str]) -> None:
@@ -241,6 +242,25 @@ def test_a_name_that_the_output_cannot_say_is_no_error(
     file = str(sound.with_name(NAME))
     ended = run("export", file, path=sound, program=("-m", "hero_api"))
     assert (ended.returncode, ended.stdout.count("\n")) == (0, 1), ended.stderr
+
+
+def test_work_that_is_done_is_no_failure_where_its_progress_cannot_be_written(sound: Path) -> None:
+    environment = os.environ | {"HERO_API_DATABASE_URL": f"sqlite:///{sound}"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    for errors in (writing, os.open("/dev/full", os.O_WRONLY)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "hero_api", "import", "-"],
+            cwd=ROOT,
+            env=environment,
+            input='{"name": "a", "secret_name": "b"}',
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            check=False,
+            text=True,
+        )
+        os.close(errors)
+        assert (ended.returncode, ended.stdout) == (0, "1 heroes stored, 0 lines passed over\n")
 
 
 def test_an_output_that_is_full_is_one_line() -> None:

@@ -435,6 +435,7 @@ def test_a_missing_directory_stops_the_start_with_one_line(tmp_path: Path) -> No
 def test_a_directory_for_a_database_stops_the_start_with_one_line(tmp_path: Path) -> None:
     assert_one_line(start(url=f"sqlite:///{tmp_path}"), str(tmp_path), "directory")
     assert list(tmp_path.iterdir()) == []
+    assert_one_line(run("upgrade", database_url="sqlite:////"), "database / ", "directory")
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def listen_on_path(path: Path) -> Listener:
     There is one at every moment, so that a service can be replaced by another without a refusal.
     """
     sock = socket.socket(socket.AF_UNIX)
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new = Path(f"{path}.{os.getpid()}")
     try:
         if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
             raise FileExistsError(errno.EEXIST, "there is a file that is no socket")

@@ -143,6 +143,7 @@ def test_a_path_that_cannot_be_used_is_refused() -> None:
         "--uds", "/nonexistent/socket"
     )
     assert "README.md/socket: Not a directory" in refusal("--uds", "README.md/socket")
+    assert "there is a file that is no socket" in refusal("--uds", "/")
 
 
 # A socket that is handed over

@@ -126,8 +126,8 @@ def _size(path: Path) -> int:
 
 def beside(path: Path, suffix: str) -> Path:
     """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
-    real = Path(os.path.realpath(path))  # unlike resolve(), it does not mind a loop of links
-    return real.with_name(real.name + suffix)
+    # Unlike Path.resolve(), it does not mind a loop of links.
+    return Path(os.path.realpath(path) + suffix)
 
 
 def uri(path: Path, query: str = "") -> str:
