@@ -263,6 +263,24 @@ def test_work_that_is_done_is_no_failure_where_its_progress_cannot_be_written(so
         assert (ended.returncode, ended.stdout) == (0, "1 heroes stored, 0 lines passed over\n")
 
 
+def test_ctrl_c_is_no_traceback_while_the_command_is_imported() -> None:
+    program = """
+import sys
+from hero_api.__main__ import main
+
+class Stopped:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stopped)
+main()
+"""
+    ended = run("--version", program=("-c", program))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_an_output_that_is_full_is_one_line() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(

@@ -152,6 +152,23 @@ def test_a_backup_that_is_stopped_is_not_there(
     assert list(file.parent.iterdir()) == []
 
 
+def test_a_backup_that_is_terminated_leaves_nothing_behind(filled: Settings, file: Path) -> None:
+    program = """
+import functools, signal, sqlite3
+from hero_api.__main__ import main
+
+class Stopped(sqlite3.Connection):
+    def set_progress_handler(self, *_):
+        super().set_progress_handler(functools.partial(signal.raise_signal, signal.SIGTERM), 1)
+
+sqlite3.connect = functools.partial(sqlite3.connect, factory=Stopped)
+main()
+"""
+    ended = run("backup", str(file), path=filled.path, program=("-c", program))
+    assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
+    assert list(file.parent.iterdir()) == []
+
+
 def test_no_database_gives_no_backup(settings: Settings, file: Path) -> None:
     with pytest.raises(StartError, match=r"\AThere is no database"):
         backup(settings, file)
