@@ -2,7 +2,7 @@
 
 import sys
 
-from hero_api.server.signals import end_at_once
+from hero_api.server.signals import end_at_once, stop_as_by_ctrl_c
 
 
 def main() -> None:
@@ -10,7 +10,12 @@ def main() -> None:
     # Another command that was stopped has not done what it was asked for: its status is not 0.
     if sys.argv[1:2] == ["serve"]:
         end_at_once()
-    from hero_api import cli
+    else:
+        stop_as_by_ctrl_c()
+    try:
+        from hero_api import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     cli.main()
 

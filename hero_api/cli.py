@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +17,7 @@ from hero_api.errors import StartError
 if TYPE_CHECKING:
     from hero_api.settings import Settings
 
+# Typer's own look at a file, without readable=False, would not say why it cannot be used.
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -55,20 +57,25 @@ def serve(  # noqa: PLR0913 - each is an option
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
     uds: Annotated[
-        Path | None, typer.Option(help="A path to listen on instead: a Unix domain socket.")
+        Path | None,
+        typer.Option(help="A path to listen on instead: a Unix domain socket.", readable=False),
     ] = None,
     fd: Annotated[
         int | None,
-        typer.Option(min=0, help="A socket that listens already: 3 is that of systemd."),
+        typer.Option(
+            min=0, max=2**31 - 1, help="A socket that listens already: 3 is that of systemd."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="How many processes serve; several on PostgreSQL.")
     ] = 1,
     ssl_certfile: Annotated[
-        Path | None, typer.Option(help="Serve HTTPS with this certificate (PEM).")
+        Path | None,
+        typer.Option(help="Serve HTTPS with this certificate (PEM).", readable=False),
     ] = None,
     ssl_keyfile: Annotated[
-        Path | None, typer.Option(help="Its key, where the file of the certificate has none.")
+        Path | None,
+        typer.Option(help="Its key, where the file of the certificate has none.", readable=False),
     ] = None,
     forwarded_allow_ips: Annotated[
         str | None,
@@ -151,7 +158,9 @@ def upgrade() -> None:
 
 @app.command()
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file; SQLite's own form.", readable=False)
+    ],
 ) -> None:
     """Copy the database into a new file, also while the service writes, and check the copy."""
     from hero_api.commands.backup import backup as copy_into
@@ -164,7 +173,9 @@ def backup(
 
 @app.command()
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup; it is only read.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A backup; it is only read.", readable=False)
+    ],
 ) -> None:
     """Put a backup in the place of all that the database has, also while the service runs."""
     from hero_api.commands.backup import restore as put
@@ -178,7 +189,9 @@ def restore(
 
 @app.command("export")
 def export_heroes(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; - is the output.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file; - is the output.", readable=False)
+    ],
 ) -> None:
     """Write all heroes as JSON Lines, one a line, as the API answers them."""
     from hero_api.commands.json_lines import export_lines
@@ -200,7 +213,9 @@ def export_heroes(
 
 @app.command("import")
 def import_heroes(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON Lines; - is the input.", readable=False)
+    ],
     *,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over the lines that cannot be stored.")
@@ -292,7 +307,8 @@ def _one_line(file: Path, outcome: str) -> Iterator[None]:
         with _stoppable(outcome):
             yield
     except OSError as error:
-        raise StartError(f"{file}: {error.strerror or error}") from error
+        # The database's file can be meant too.
+        raise StartError(f"{error.filename or file}: {error.strerror or error}") from error
 
 
 def _sqlite_settings(command: str, instead: str) -> "Settings":
@@ -325,11 +341,18 @@ def main() -> None:
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A file's name can be what the output cannot say. Standard error is like that by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(app(standalone_mode=False))
     except StartError as error:
         # A file's name can have a line's end.
         sys.exit(" ".join(f"hero-api: {error}".splitlines()))
+    except OSError as error:
+        # Such as of a full disk that the output goes to, which the exit would try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(f"hero-api: {error}")
     except typer.TyperException as error:
         if not sys.argv[1:]:
             error.show()  # type: ignore[attr-defined]

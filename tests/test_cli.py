@@ -1,19 +1,25 @@
 """The command `hero-api`, but for `hero-api serve` when it serves."""
 
 import os
+import resource
+import shutil
+import signal
 import sqlite3
 import subprocess
-from collections.abc import Sequence
-from contextlib import closing
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hero_api.commands.check import find_damage
+from hero_api.database.sqlite import engine
 from hero_api.heroes import heroes
 
 from . import command
-from .servers import UNPRIVILEGED, serving
+from .servers import ROOT, UNPRIVILEGED, serving
 
 TABLE = (
     "CREATE TABLE hero (id INTEGER PRIMARY KEY, name VARCHAR NOT NULL, age INTEGER, "
@@ -34,6 +40,24 @@ def make(path: Path, *statements: str) -> Path:
             connection.execute(statement)
         connection.commit()
     return path
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file become larger, as if the disk were full then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class Stopped(sqlite3.Connection):
+    """A connection while whose statements Ctrl-C is pressed."""
+
+    def set_progress_handler(self, *_: object) -> None:
+        super().set_progress_handler(partial(signal.raise_signal, signal.SIGINT), 1)
 
 
 @pytest.fixture
@@ -93,6 +117,7 @@ def test_what_is_no_command_ends_with_status_2_and_no_traceback(arguments: list[
         ["copy", "--secret", "sqlite:///heroes.db"],
         ["serve", "--port", "secret"],
         ["serve", "--port=secret"],
+        ["serve", "--fd", str(2**64)],
     ],
 )
 def test_no_argument_that_is_wrong_is_repeated(arguments: list[str]) -> None:
@@ -126,6 +151,149 @@ def test_a_copy_prints_no_password_that_holds_an_ampersand(
     [line] = ended.stderr.splitlines()
     assert "%26" in line
     assert "secret" not in line
+
+
+# What is refused, with the file that it is about
+
+
+@pytest.mark.parametrize(
+    "arguments", [["upgrade"], ["seed", "1"], ["import", os.devnull], ["backup", "copy.db"]]
+)
+def test_no_command_lets_sqlite_delete_the_log_of_a_file_that_was_emptied(
+    monkeypatch: pytest.MonkeyPatch, sound: Path, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(sound.parent)
+    monkeypatch.setattr(engine, "has_wal_reset_fault", lambda: True)
+    left, log = sound.with_name("left.db"), sound.with_name("left.db-wal")
+    with closing(sqlite3.connect(sound, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("DELETE FROM hero")
+        shutil.copy(f"{sound}-wal", log)
+    left.touch()
+    content = log.read_bytes()
+    ended = run(*arguments, path=left)
+    assert f"{left} cannot be used: it is missing or empty" in ended.stderr
+    assert log.read_bytes() == content
+
+
+@pytest.mark.parametrize("closed", ["lines", "database"])
+def test_the_file_that_may_not_be_used_is_named(public: Path, closed: str) -> None:
+    for name in ("lines", "database"):
+        (public / name).mkdir()
+        (public / name).chmod(0o755)
+    lines = public / "lines" / "heroes.jsonl"
+    lines.touch()
+    path = make(public / "database" / "heroes.db")
+    for closed_path in public.glob(f"{closed}/**"):
+        closed_path.chmod(0o700 if os.getuid() == 0 else 0)
+    ended = run("import", str(lines), path=path, program=("-c", UNPRIVILEGED))
+    (public / closed).chmod(0o700)
+    [line] = ended.stderr.splitlines()[-1:]
+    assert "Permission denied" in line
+    assert str(public / closed) in line
+
+
+def test_a_file_that_may_not_be_read_is_not_said_to_be_unfit(public: Path) -> None:
+    lines = public / "heroes.jsonl"
+    lines.touch(mode=0o600 if os.getuid() == 0 else 0)
+    ended = run("import", str(lines), path=public / "heroes.db", program=("-c", UNPRIVILEGED))
+    assert ended.stderr == f"hero-api: {lines}: Permission denied\n"
+
+
+# What a name may be, and what becomes of the output
+
+NAME = "100%41 a?b #\udcff 'Zoë'"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check"],
+        ["upgrade"],
+        ["seed", "1"],
+        ["backup", NAME],
+        ["restore", f"{NAME}.db"],
+        ["export", NAME],
+        ["import", f"{NAME}.jsonl"],
+        ["copy", "sqlite:///database.db", "sqlite:///other.db"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_directory_and_a_file_may_have_any_name(
+    monkeypatch: pytest.MonkeyPatch, sound: Path, arguments: list[str]
+) -> None:
+    directory = sound.with_name(NAME)
+    directory.mkdir()
+    shutil.copy(sound, directory / "database.db")
+    shutil.copy(sound, directory / f"{NAME}.db")
+    (directory / f"{NAME}.jsonl").write_text('{"name": "a", "secret_name": "b"}')
+    monkeypatch.chdir(directory)
+    ended = run(*arguments)
+    assert ended.returncode == 0, ended.stderr
+    names = {"database.db", "other.db", NAME, f"{NAME}.db", f"{NAME}.jsonl"}
+    assert {path.name for path in directory.iterdir()} <= names
+    assert {path.name for path in sound.parent.iterdir()} == {sound.name, NAME}
+
+
+def test_a_name_that_the_output_cannot_say_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, sound: Path
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    file = str(sound.with_name(NAME))
+    ended = run("export", file, path=sound, program=("-m", "hero_api"))
+    assert (ended.returncode, ended.stdout.count("\n")) == (0, 1), ended.stderr
+
+
+def test_work_that_is_done_is_no_failure_where_its_progress_cannot_be_written(sound: Path) -> None:
+    environment = os.environ | {"HERO_API_DATABASE_URL": f"sqlite:///{sound}"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    for errors in (writing, os.open("/dev/full", os.O_WRONLY)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "hero_api", "import", "-"],
+            cwd=ROOT,
+            env=environment,
+            input='{"name": "a", "secret_name": "b"}',
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            check=False,
+            text=True,
+        )
+        os.close(errors)
+        assert (ended.returncode, ended.stdout) == (0, "1 heroes stored, 0 lines passed over\n")
+
+
+def test_ctrl_c_is_no_traceback_while_the_command_is_imported() -> None:
+    program = """
+import sys
+from hero_api.__main__ import main
+
+class Stopped:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Stopped)
+main()
+"""
+    ended = run("--version", program=("-c", program))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+def test_an_output_that_is_full_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hero_api", "--version"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            text=True,
+        )
+    [line] = ended.stderr.splitlines()
+    assert "No space left" in line
+    assert ended.returncode == 1
 
 
 # hero-api check
@@ -290,6 +458,23 @@ def test_a_file_without_heroes_is_not_said_to_be_damaged(tmp_path: Path) -> None
     with closing(sqlite3.connect(tmp_path / "heroes.db")) as connection:
         connection.execute("CREATE TABLE villain (id INTEGER PRIMARY KEY)")
     assert_is_not_checked(tmp_path / "heroes.db", "no such table: hero")
+
+
+def test_a_file_beside_which_there_is_no_room_is_not_said_to_be_damaged(sound: Path) -> None:
+    left = sound.with_name("left.db")
+    with closing(sqlite3.connect(sound, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("DELETE FROM hero")
+        for suffix in ("", "-wal"):  # as by a crash: SQLite is to make its third file
+            shutil.copy(f"{sound}{suffix}", f"{left}{suffix}")
+    with room_for(100):
+        assert_is_not_checked(left, "I/O error")
+
+
+def test_a_check_can_be_stopped(monkeypatch: pytest.MonkeyPatch, sound: Path) -> None:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Stopped))
+    ended = run("check", path=sound)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr.strip()) == (130, "", "")
 
 
 def test_a_file_that_another_keeps_locked_is_not_said_to_be_damaged(

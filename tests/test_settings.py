@@ -49,6 +49,17 @@ BAD = [
     ("DATABASE_URL", "sqlite://me:secret@/heroes.db"),
     ("DATABASE_URL", "postgresql://host:port/heroes"),
     ("DATABASE_URL", "postgresql+asyncpg://host/heroes"),
+    ("DATABASE_URL", "postgresql://host/heroes%00"),
+    ("DATABASE_URL", "postgresql://me:%E9@host/heroes"),
+    ("DATABASE_URL", "postgresql://m\udce9@host/heroes"),
+    ("DATABASE_URL", "postgresql:///heroes?host=a&port=x"),
+    ("DATABASE_URL", "postgresql:///heroes?host=a,b&port=1"),
+    ("DATABASE_URL", "postgresql:///heroes?host=a&port=1&port=2"),
+    # What SQLAlchemy or the driver take, and libpq does not.
+    ("DATABASE_URL", "postgresql://host/heroes?plugin=x"),
+    ("DATABASE_URL", "postgresql://host/heroes?async_creator_fn=x"),
+    ("DATABASE_URL", "postgresql://host/heroes?cls=x"),
+    ("DATABASE_URL", "postgresql://host/heroes?prepare_threshold=x"),
     ("READ_DATABASE_URL", "sqlite:///heroes.db"),
     ("READ_DATABASE_URL", "postgresql://host/heroes"),
     ("SYNCHRONOUS", "OFF"),
@@ -424,6 +435,7 @@ def test_a_missing_directory_stops_the_start_with_one_line(tmp_path: Path) -> No
 def test_a_directory_for_a_database_stops_the_start_with_one_line(tmp_path: Path) -> None:
     assert_one_line(start(url=f"sqlite:///{tmp_path}"), str(tmp_path), "directory")
     assert list(tmp_path.iterdir()) == []
+    assert_one_line(run("upgrade", database_url="sqlite:////"), "database / ", "directory")
 
 
 @pytest.mark.parametrize(

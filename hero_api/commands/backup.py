@@ -12,14 +12,19 @@ from hero_api.commands.endpoints import make_table
 from hero_api.commands.new_file import file_beside, new_file
 from hero_api.commands.upgrade import upgrade
 from hero_api.database.sqlite.engine import check_alone
-from hero_api.database.sqlite.file import check_file, open_read_only, open_read_write
+from hero_api.database.sqlite.file import (
+    check_file,
+    open_read_only,
+    open_read_write,
+    stoppable,
+    uri,
+)
 from hero_api.database.sqlite.transfer import keep_drawn
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
 _PATIENCE = 30.0  # seconds that a restore waits for its turn to write
 _PAUSE = 0.001  # seconds between two attempts
-_OPERATIONS = 100_000  # of SQLite's, after which Python looks for signals
 # By these SQLite draws ids, and the service has chosen its statements.
 _FORM = """
     SELECT name, type, (SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence')
@@ -51,9 +56,13 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
     `StartError`, one line, where nothing was changed.
     """
     path = settings.path
-    check_file(path)
+    # Before `check_file`, which makes a database where there is none.
     if not file.is_file():
         raise StartError(f"There is no backup {file}")
+    with _translate_errors(file, file), closing(open_read_only(file)) as connection:
+        if not _form(connection, table):
+            raise StartError(f"{file} has no table {table.name}; name a backup")
+    check_file(path)
     if file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
     check_alone(settings)
@@ -63,8 +72,6 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
             form = _form(connection, table)
         with _translate_errors(copy, file):
             with closing(open_read_only(file)) as connection:
-                if not _form(connection, table):
-                    raise StartError(f"{file} has no table {table.name}; name a backup")
                 # A database in WAL mode takes no pages of another size.
                 connection.execute(f"PRAGMA page_size={page_size}")
                 _copy(connection, copy)
@@ -85,13 +92,12 @@ def _form(connection: sqlite3.Connection, table: Table) -> object:
 
 
 def _copy(connection: sqlite3.Connection, into: Path) -> None:
-    connection.set_progress_handler(lambda: 0, _OPERATIONS)
-    connection.execute("VACUUM INTO ?", (str(into),))
+    with stoppable(connection):
+        connection.execute("VACUUM INTO ?", (uri(into),))
 
 
 def _check(copy: Path) -> None:
-    with closing(open_read_only(copy)) as connection:
-        connection.set_progress_handler(lambda: 0, _OPERATIONS)
+    with closing(open_read_only(copy)) as connection, stoppable(connection):
         [problem] = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if problem != "ok":
         raise StartError(f"{copy} is damaged: {' '.join(problem.split())}")
@@ -99,7 +105,8 @@ def _check(copy: Path) -> None:
 
 def _make_ready(settings: Settings, copy: Path, table: Table) -> None:
     """Let the copy be what the service could start on."""
-    its_own = settings.model_copy(update={"database_url": f"sqlite+aiosqlite:///{copy}"})
+    url = settings.url.set(database=str(copy)).render_as_string()
+    its_own = settings.model_copy(update={"database_url": url})
     upgrade(its_own, [table])
     make_table(its_own, table)
 
@@ -145,7 +152,8 @@ def _translate_errors(copy: Path, of: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        is_of_room = error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+        if is_of_room and copy != of:
             raise StartError(f"A copy of {of} cannot be written: {error}") from error
         raise StartError(f"{of}: {error}") from error
     except StartError as error:

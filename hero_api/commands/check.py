@@ -11,12 +11,18 @@ from sqlalchemy.dialects import sqlite
 from hero_api.database.columns import kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.schema import check_columns
-from hero_api.database.sqlite.file import open_read_only
+from hero_api.database.sqlite.file import open_read_only, stoppable
 from hero_api.database.sqlite.statements import TYPES
 from hero_api.database.transfer import in_order
 from hero_api.errors import StartError
 
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}
+# Not every I/O error: SQLite needs room beside a file even to read it, and a full disk is none.
+_DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+}
 
 
 def find_damage(path: Path, table: Table) -> Iterator[str]:
@@ -25,11 +31,11 @@ def find_damage(path: Path, table: Table) -> Iterator[str]:
     Raises `StartError`, one line, when the file cannot be checked.
     """
     try:
-        with closing(open_read_only(path)) as connection:
+        with closing(open_read_only(path)) as connection, stoppable(connection):
             yield from _find(connection, table, f"The database {path} cannot be checked: ")
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        if code & 0xFF not in _DAMAGE:  # the low byte is the primary code
+        if _DAMAGE.isdisjoint({code, code & 0xFF}):  # the low byte is the primary code
             raise StartError(f"The database {path} cannot be checked: {error}") from error
         yield str(error)
 

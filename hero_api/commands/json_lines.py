@@ -100,7 +100,7 @@ class _Import:
         self._size = 0  # bytes of the chunk that is read
 
     async def run(self, create: type[BaseModel], source: BinaryIO) -> Imported:
-        self._progress.begin("imported", None)
+        self._progress.begin("read", None)
         is_committing = False
         async with open_database(self._settings, {}, [self._storage.table]) as database:
             session = database.write_session()

@@ -26,7 +26,7 @@ def new_file(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def file_beside(file: Path) -> Iterator[Path]:
-    """Give the path of a file on the same disk, which is deleted at the end.
+    """Give the path of an empty file on the same disk, which is deleted at the end.
 
     Raises `StartError`, one line, for an error of the system.
     """
@@ -34,7 +34,10 @@ def file_beside(file: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(
             prefix=".hero-api-", dir=file.absolute().parent
         ) as directory:
-            yield Path(directory, file.name)
+            # As relative as `file` is: the name of the working directory may be no text.
+            part = file.parent / Path(directory).name / file.name
+            part.touch()
+            yield part
     except OSError as error:
         raise StartError(f"{file}: {error.strerror or error}") from error
 

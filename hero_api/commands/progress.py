@@ -1,9 +1,11 @@
 """Progress on standard error: a bar on a terminal, elsewhere a line now and then."""
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -62,7 +64,12 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Write a line above the bars."""
-        self._console.print(line, markup=False)
+        if not self._bars.disable:
+            self._console.print(line, markup=False)
+            return
+        # Where it cannot be written, the work goes on, or it would be done again.
+        with suppress(OSError):
+            typer.echo(line, err=True)
 
     def _end(self) -> None:
         if self._step:
@@ -70,4 +77,4 @@ class Progress:
 
     def _say(self) -> None:
         if self._bars.disable:
-            self._console.print(f"{self._step} {self._done:,}{self._total} heroes")
+            self.say(f"{self._step} {self._done:,}{self._total} heroes")

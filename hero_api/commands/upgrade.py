@@ -36,7 +36,7 @@ async def _upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]
     try:
         async with engines.writer.begin() as connection:
             return await connection.run_sync(_add, tables)
-    except (SQLAlchemyError, sqlite3.Error, RuntimeError, StartError) as error:
+    except (SQLAlchemyError, sqlite3.Error, RuntimeError, UnicodeError, StartError) as error:
         where = settings.database_name
         raise StartError(f"Nothing was changed in {where}: {reason(error)}") from error
     finally:

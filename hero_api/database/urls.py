@@ -28,13 +28,9 @@ def shown(url: URL) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return what a driver says, in one line, without a name that no parameter has.
-
-    That is what follows an & in a password which stands in the URL as it is.
-    """
+    """Return what a driver says, in one line."""
     said = (error.orig or error) if isinstance(error, DBAPIError) else error
-    line = " ".join(str(said).split())
-    return re.sub(r'(connection option) ".*"', r"\1 in the URL; write & as %26 in a value", line)
+    return " ".join(str(said).split())
 
 
 def _normal_url(given: str) -> str:
@@ -45,6 +41,7 @@ def _normal_url(given: str) -> str:
     scheme, separator, rest = given.strip().partition("://")
     text = scheme.lower() + separator + rest
     is_file = text.startswith("sqlite")
+    _check_escapes(text)
     if not is_file:
         text = _as_sqlalchemy_has_it(text)
     try:
@@ -59,6 +56,7 @@ def _normal_url(given: str) -> str:
         _check_file_url(text, url)
     else:
         url = _with_ports_apart(_with_credentials_apart(url))
+        _check_parameters(url)
     return url.render_as_string(hide_password=False)
 
 
@@ -87,6 +85,17 @@ def _as_sqlalchemy_has_it(text: str) -> str:
     return f"{before}{hosts}{database}{query and '?' + query}"
 
 
+def _check_escapes(text: str) -> None:
+    """Refuse what SQLAlchemy would replace, and what would end a string for SQLite or libpq."""
+    try:
+        unquote(text.replace("%00", "%FF"), errors="strict").encode()
+    except UnicodeError:
+        message = (
+            "has an escape that is not UTF-8, or NUL; write the character itself, and a % as %25"
+        )
+        raise ValueError(message) from None
+
+
 def _check_file_url(text: str, url: URL) -> None:
     """Refuse the URL of a SQLite file that would open another one, or none."""
     if _is_in_memory(url):
@@ -101,13 +110,6 @@ def _check_file_url(text: str, url: URL) -> None:
             "sqlite:///heroes.db, or sqlite:////var/lib/heroes.db (and a ? in the path as %3F)"
         )
         raise ValueError(message)
-    try:
-        unquote(text.replace("%00", "%FF"), errors="strict").encode()
-    except UnicodeError:
-        message = (
-            "has an escape that is not UTF-8, or NUL; write the name itself, and a % in it as %25"
-        )
-        raise ValueError(message) from None
     if url.database and url.database.startswith("file:"):
         message = "is a SQLite URI; give the plain path, for example sqlite:///heroes.db"
         raise ValueError(message)
@@ -133,6 +135,25 @@ def _with_ports_apart(url: URL) -> URL:
     names = [part[1] or part[2] or part[4] or "" for part in parts if part]
     ports = [part[3] or "" for part in parts if part]
     return url.update_query_dict({"host": ",".join(names), "port": ",".join(ports)})
+
+
+def _check_parameters(url: URL) -> None:
+    """Refuse a parameter that libpq does not know, and ports that do not fit the hosts.
+
+    SQLAlchemy and the driver have options of their own, which no URL can set.
+    """
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ArgumentError:
+        message = "has a port that is no number, or not one for each host: host=a,b&port=5432,5433"
+        raise ValueError(message) from None
+    try:
+        from psycopg.pq import Conninfo  # noqa: PLC0415 - an extra; who connects says so
+    except ImportError:
+        return
+    if url.query.keys() - {option.keyword.decode() for option in Conninfo.get_defaults()}:
+        message = "has a parameter that libpq does not know; write & as %26 in a value"
+        raise ValueError(message)
 
 
 def _is_in_memory(url: URL) -> bool:

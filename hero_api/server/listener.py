@@ -64,7 +64,7 @@ def listen_on_path(path: Path) -> Listener:
     There is one at every moment, so that a service can be replaced by another without a refusal.
     """
     sock = socket.socket(socket.AF_UNIX)
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new = Path(f"{path}.{os.getpid()}")
     try:
         if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
             raise FileExistsError(errno.EEXIST, "there is a file that is no socket")
@@ -75,7 +75,8 @@ def listen_on_path(path: Path) -> Listener:
         return Listener(sock, path)
     except OSError as error:
         sock.close()
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
         reason = error.strerror or error
         raise StartError(f"Cannot listen on {path}: {reason}; try another --uds") from error
 
@@ -88,5 +89,6 @@ def listen_on_descriptor(number: int) -> Listener:
     except OSError as error:
         raise StartError(f"Cannot use --fd {number}: {error.strerror}") from error
     if not listens:
+        sock.detach()
         raise StartError(f"Cannot use --fd {number}: it is no socket that listens")
     return Listener(sock)

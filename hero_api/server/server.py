@@ -61,16 +61,16 @@ def serve(
     Raises `StartError`, one line, when the database or an option cannot be used.
     """
     settings: Settings = app.state.settings
-    if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
-        raise StartError(_ONE_PROCESS)
-    config = _configure(app, options, access_log=access_log)
-    announce = partial(_announce, settings, listener.name("https" if config.ssl else "http"))
-
-    def run(worker: Worker | None = None) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(app, config, listener, announce, worker))
-
     with closing(listener):
+        if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
+            raise StartError(_ONE_PROCESS)
+        config = _configure(app, options, access_log=access_log)
+        announce = partial(_announce, settings, listener.name("https" if config.ssl else "http"))
+
+        def run(worker: Worker | None = None) -> None:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(app, config, listener, announce, worker))
+
         if workers > 1:
             supervise(workers, run, announce, listener.stop)
         else:

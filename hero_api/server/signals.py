@@ -18,3 +18,9 @@ def end_at_once() -> None:
     """
     for number in stop_signals():
         signal.signal(number, lambda *_: os._exit(0))
+
+
+def stop_as_by_ctrl_c() -> None:
+    """Let the other stop signals be what Ctrl-C is: a half-written file is deleted."""
+    for number in stop_signals() - {signal.SIGINT}:
+        signal.signal(number, signal.default_int_handler)

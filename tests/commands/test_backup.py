@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-import resource
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -26,7 +26,7 @@ from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 from tests.clusters import connection_to
-from tests.test_cli import make, run
+from tests.test_cli import Stopped, make, room_for, run
 
 pytestmark = pytest.mark.sqlite
 
@@ -132,13 +132,40 @@ def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) ->
 def test_a_backup_that_finds_no_room_is_said_not_to_be_written(
     filled: Settings, file: Path
 ) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
-    try:
-        with pytest.raises(StartError, match=r"\AA copy of .*heroes\.db cannot be written"):
-            backup(filled, file)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    match = r"\AA copy of .*heroes\.db cannot be written"
+    with room_for(4_096), pytest.raises(StartError, match=match):
+        backup(filled, file)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_said_of_the_backup(filled: Settings, file: Path) -> None:
+    with pytest.raises(StartError, match=r"\A.*backups/xx.*: File name too long\Z"):
+        backup(filled, file.with_name("x" * 300))
+
+
+def test_a_backup_that_is_stopped_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path
+) -> None:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Stopped))
+    ended = run("backup", str(file), path=filled.path)
+    assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_backup_that_is_terminated_leaves_nothing_behind(filled: Settings, file: Path) -> None:
+    program = """
+import functools, signal, sqlite3
+from hero_api.__main__ import main
+
+class Stopped(sqlite3.Connection):
+    def set_progress_handler(self, *_):
+        super().set_progress_handler(functools.partial(signal.raise_signal, signal.SIGTERM), 1)
+
+sqlite3.connect = functools.partial(sqlite3.connect, factory=Stopped)
+main()
+"""
+    ended = run("backup", str(file), path=filled.path, program=("-c", program))
+    assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
 
 
@@ -262,6 +289,29 @@ def test_what_is_no_backup_is_refused_in_a_line(
         restore(filled, file, heroes.table)
     assert filled.path.read_bytes() == before
     assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]
+
+
+@pytest.mark.parametrize("content", [None, b"no database", b""])
+def test_where_there_is_no_backup_no_database_is_made(
+    settings: Settings, file: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StartError):
+        restore(settings, file, heroes.table)
+    assert not settings.path.exists()
+
+
+def test_a_backup_of_an_older_form_is_restored_in_a_directory_of_any_name(
+    tmp_path: Path, file: Path
+) -> None:
+    in_file(file, OLD.replace("name VARCHAR,", "name VARCHAR NOT NULL,"))
+    directory = tmp_path / "100%41 a?b"
+    directory.mkdir()
+    settings = Settings(database_url=f"sqlite:///{tmp_path}/100%2541 a%3Fb/heroes.db")
+    restore(settings, file, heroes.table)
+    assert len(in_file(directory / "heroes.db", "SELECT * FROM pragma_table_info('hero')")) == 4
+    assert sorted(tmp_path.iterdir()) == [directory, file.parent]
 
 
 def test_a_backup_that_cannot_be_upgraded_is_named(filled: Settings, file: Path) -> None:

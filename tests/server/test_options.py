@@ -142,6 +142,8 @@ def test_a_path_that_cannot_be_used_is_refused() -> None:
     assert "/nonexistent/socket: No such file or directory" in refusal(
         "--uds", "/nonexistent/socket"
     )
+    assert "README.md/socket: Not a directory" in refusal("--uds", "README.md/socket")
+    assert "there is a file that is no socket" in refusal("--uds", "/")
 
 
 # A socket that is handed over
@@ -213,8 +215,19 @@ def test_it_serves_https(tmp_path: Path, certificate: Path) -> None:
     ],
 )
 def test_a_certificate_that_cannot_be_used_is_refused(options: list[str], reason: str) -> None:
-    # Its end closes the socket that it listens on already.
-    assert reason in refusal("--port", "0", *options, program=("-m", "hero_api"))
+    assert reason in refusal("--port", "0", *options)
+
+
+def test_a_start_that_is_refused_leaves_no_socket_behind(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    assert "PEM" in refusal("--uds", str(path), "--ssl-certfile", "README.md")
+    assert not path.exists()
+
+
+def test_what_is_no_socket_that_listens_stays_open_and_is_refused() -> None:
+    with socket.socket() as other:
+        assert "listens" in refusal("--fd", str(other.fileno()))
+        os.fstat(other.fileno())
 
 
 def test_the_version_is_the_package_s() -> None:

@@ -106,7 +106,7 @@ class PostgreSQL:
         try:
             async with self.writer.begin() as connection:
                 await connection.run_sync(_prepare, tables)
-        except (SQLAlchemyError, RuntimeError, StartError) as error:
+        except (SQLAlchemyError, RuntimeError, UnicodeError, StartError) as error:
             raise StartError(
                 f"The database {shown(self._url)} cannot be used: {reason(error)}"
             ) from error

@@ -38,7 +38,7 @@ _OLDEST = (3, 35, 0)  # the first with RETURNING
 _MOMENT = 1.0  # seconds, in which one that only looked into the file has closed it
 _LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
 _HEADER = """
-    SELECT file, user_version, page_count < max_page_count OR freelist_count > 0
+    SELECT CAST(file AS BLOB), user_version, page_count < max_page_count OR freelist_count > 0
     FROM pragma_database_list, pragma_user_version, pragma_page_count, pragma_max_page_count,
          pragma_freelist_count
     WHERE name = 'main'
@@ -59,7 +59,7 @@ def check_alone(settings: Settings) -> None:
 
     For what writes beside the service. Raises `StartError`, one line; nothing is changed.
     """
-    if settings.is_postgresql or not has_wal_reset_fault() or not settings.path.is_file():
+    if settings.is_postgresql or not has_wal_reset_fault():
         return
     try:
         with closing(open_read_write(settings.path, _MOMENT)) as connection:

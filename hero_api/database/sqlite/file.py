@@ -4,7 +4,8 @@ import os
 import re
 import sqlite3
 import urllib.parse
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -12,6 +13,7 @@ from sqlalchemy import URL
 from hero_api.errors import StartError
 
 _PATIENCE = 5.0  # seconds that a command waits for a lock
+_OPERATIONS = 100_000  # of SQLite's, after which Python looks for signals
 
 
 def unusable(path: Path, reason: str) -> StartError:
@@ -124,13 +126,13 @@ def _size(path: Path) -> int:
 
 def beside(path: Path, suffix: str) -> Path:
     """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
-    real = Path(os.path.realpath(path))  # unlike resolve(), it does not mind a loop of links
-    return real.with_name(real.name + suffix)
+    # Unlike Path.resolve(), it does not mind a loop of links.
+    return Path(os.path.realpath(path) + suffix)
 
 
 def uri(path: Path, query: str = "") -> str:
     """Return the URI of a file, as SQLite has it (https://sqlite.org/uri.html)."""
-    return f"file:{urllib.parse.quote(str(path.absolute()))}{query}"
+    return f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}{query}"
 
 
 def existing_file(url: URL) -> URL:
@@ -140,7 +142,14 @@ def existing_file(url: URL) -> URL:
 
 
 def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
-    """Open a file that is there; `timeout` is the seconds that it waits for a lock."""
+    """Open a file that is there; `timeout` is the seconds that it waits for a lock.
+
+    Raises `StartError` where SQLite would delete a log that is not empty.
+    """
+    try:
+        _check_log(path)
+    except OSError as error:
+        raise unusable(path, error.strerror or str(error)) from error
     return sqlite3.connect(uri(path, "?mode=rw"), uri=True, isolation_level=None, timeout=timeout)
 
 
@@ -166,6 +175,18 @@ def open_read_only(path: Path) -> sqlite3.Connection:
             raise unusable(path, reason) from error
         raise
     return connection
+
+
+@contextmanager
+def stoppable(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let Ctrl-C stop a long statement of a connection too, and be what it is elsewhere."""
+    connection.set_progress_handler(lambda: 0, _OPERATIONS)
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:

@@ -403,8 +403,18 @@ def test_a_database_that_does_not_exist_is_one_line(cluster: Cluster) -> None:
 
 def test_an_option_that_libpq_does_not_know_is_one_line(cluster: Cluster) -> None:
     ended = start(cluster.url(nonsense="1"))
-    assert_one_line(ended, "invalid connection option in the URL")
+    assert_one_line(ended, "has a parameter that libpq does not know")
     assert "nonsense" not in ended.stderr  # it may be a part of a password
+
+
+def test_an_option_that_has_no_such_value_is_one_line() -> None:
+    ended = start("postgresql://127.0.0.1:1/heroes?keepalives=x")
+    assert_one_line(ended, 'invalid integer value "x" for connection option "keepalives"')
+
+
+def test_a_name_that_no_host_can_have_is_one_line() -> None:
+    assert_one_line(start("postgresql://a..b/heroes"), "a..b")
+    assert_one_line(run("upgrade", database_url="postgresql://a..b/heroes"), "a..b")
 
 
 def test_a_missing_driver_is_one_line_that_says_how_to_install_it() -> None:
