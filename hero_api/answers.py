@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from hero_api.dependencies import MAX_KEY
 from hero_api.errors import (
     ContentCodingError,
@@ -16,6 +18,7 @@ from hero_api.errors import (
 )
 from hero_api.models import Invalid, Problem
 from hero_api.web.json_lines import lines_of
+from hero_api.web.openapi import schema_of
 
 Answers = dict[int | str, dict[str, Any]]
 
@@ -34,9 +37,11 @@ def answer(
     return {200: {"content": content, "headers": described}}
 
 
-def _refusal(status: int, description: str, detail: object, model: type = Problem) -> Answers:
-    content = {"application/json": {"example": {"detail": detail}}}
-    return {status: {"model": model, "description": description, "content": content}}
+def _refusal(
+    status: int, description: str, detail: object, model: type[BaseModel] = Problem
+) -> Answers:
+    content = {"application/json": {"schema": schema_of(model), "example": {"detail": detail}}}
+    return {status: {"description": description, "content": content}}
 
 
 _HERO = {"id": 1, "name": "Deadpond", "age": None, "secret_name": "Dive Wilson"}
