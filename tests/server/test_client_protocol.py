@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import select
 import signal
@@ -278,7 +277,8 @@ def stopped(server: Server) -> Iterator[None]:
     """Let the process stand still, for longer than it waits for its clients, and go on."""
     process = server.process
     process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    while "State:\tT" not in Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"):
+        time.sleep(0.01)
     try:
         yield
         time.sleep(3 * TIMEOUT)  # that it stands still is what is tested
