@@ -22,6 +22,7 @@ from hero_api.database.postgresql.statements import LOCK
 from hero_api.settings import PREFIX
 from tests.clusters import Cluster
 from tests.command import run
+from tests.ports import free_port
 from tests.servers import ROOT, Process, launching, open_files, serving
 
 BIN = str(Path(sys.executable).parent)
@@ -394,8 +395,7 @@ def test_it_listens_on_the_address_that_it_says_when_it_says_it(tmp_path: Path) 
 
 @pytest.mark.parametrize("streams", ["<&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_it_serves_with_its_standard_streams_closed_or_full(tmp_path: Path, streams: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{tmp_path}/heroes.db"
     serve = [sys.executable, "-m", "hero_api", "serve", "--port", str(port)]
