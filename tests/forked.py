@@ -21,7 +21,9 @@ _context.set_forkserver_preload(
         "hero_api.app",
         "hero_api.cli",
         "hero_api.commands.check",
+        "hero_api.server.logs",
         "hero_api.server.server",
+        "pydantic.v1",  # which FastAPI imports when a route is made
         "sqlalchemy.dialects.postgresql.psycopg",
         "sqlalchemy.dialects.sqlite.aiosqlite",
         "uvloop",
