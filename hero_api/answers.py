@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from hero_api.dependencies import MAX_KEY
 from hero_api.errors import (
     ContentCodingError,
@@ -17,6 +19,7 @@ from hero_api.errors import (
 )
 from hero_api.models import Invalid, Problem
 from hero_api.web.json_lines import lines_of
+from hero_api.web.openapi import schema_of
 
 Answers = dict[int | str, dict[str, Any]]
 
@@ -50,10 +53,15 @@ def answer(example: object, *headers: str, lines: Mapping[str, Any] | None = Non
 
 
 def _refusal(
-    status: int, description: str, detail: object, *headers: str, model: type = Problem
+    status: int,
+    description: str,
+    detail: object,
+    *headers: str,
+    model: type[BaseModel] = Problem,
 ) -> Answers:
-    about = {"model": model, "description": description, "headers": _described(*headers)}
-    return {status: about | {"content": {"application/json": {"example": {"detail": detail}}}}}
+    content = {"application/json": {"schema": schema_of(model), "example": {"detail": detail}}}
+    about = {"description": description, "headers": _described(*headers), "content": content}
+    return {status: about}
 
 
 def _error(description: str, error: ServiceError) -> Answers:

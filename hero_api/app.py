@@ -18,6 +18,7 @@ from hero_api.database.sessions import open_database
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.lines import MEDIA_TYPE
+from hero_api.models import Invalid, Problem
 from hero_api.settings import Settings
 from hero_api.storage import AnyStorage
 from hero_api.web import health
@@ -28,7 +29,7 @@ from hero_api.web.exception_handlers import add_exception_handlers
 from hero_api.web.fast_route import FastRoutesMiddleware
 from hero_api.web.head import HeadMiddleware
 from hero_api.web.metrics import Metrics, add_metrics
-from hero_api.web.openapi import say_64_bits
+from hero_api.web.openapi import complete_document
 from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
 _NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
@@ -73,7 +74,7 @@ def create_app(
         )
     app.router.default = RedirectSlashes(app.router.default)
     app.router.redirect_slashes = False
-    say_64_bits(app)
+    complete_document(app, [Invalid, Problem])
     add_exception_handlers(app)
     declared_query = Depends(DeclaredQuery())
     routes.add_routes(app, settings, declared_query)

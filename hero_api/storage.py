@@ -188,8 +188,13 @@ class Storage(Generic[Create, Update]):
         self._update = write(self.update_many, "update", self._touched_by_change)
         self._delete = write(self.delete_many, "delete", self._touched_by_change)
         self._check_reads = batched(self.check_reads, PROBES, name=f"probe_{self._noun}")
+        # Alone: a batch in which something is refused is served anew, part by part.
         self._check_writes = batched(
-            self.check_writes, WRITES, name=f"write_probe_{self._noun}", is_urgent=True
+            self.check_writes,
+            WRITES,
+            name=f"write_probe_{self._noun}",
+            is_urgent=True,
+            is_alone=True,
         )
 
     def get(self, session: ReadOnlySession, row_id: int) -> Awaitable[str]:

@@ -4,7 +4,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -17,6 +16,8 @@ from typing import Any
 import psycopg
 
 from hero_api.settings import Settings
+
+from .ports import free_port
 
 MISSING = "PostgreSQL's programs are missing; on Debian: apt-get install postgresql"
 _USER = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
@@ -135,8 +136,7 @@ def new_cluster(directory: Path) -> Cluster:
     """Return a server that is to be made in `directory`, on a port that is free."""
     if _USER:
         shutil.chown(directory, _USER)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return Cluster(directory, free.getsockname()[1])
+    return Cluster(directory, free_port())
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import gc
 import os
 import random
 import tempfile
@@ -39,6 +40,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     )
     # More than there are cores: tests wait for servers and for time-outs.
     return 0 if some else 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of each garbage collection from now on."""
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

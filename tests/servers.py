@@ -5,14 +5,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hero_api.settings import PREFIX
 
+from .forked import ForkedProcess
+
 ROOT = Path(__file__).parents[1]
 SERVE = ("-m", "hero_api", "serve", "--port", "0")
+
+Process = subprocess.Popen[str] | ForkedProcess
 
 UNPRIVILEGED = """
 import os, sys
@@ -29,7 +33,7 @@ hero_api.cli.main()
 class Server:
     """A server that listens on the loopback; `file` is its database, `log` what it complains."""
 
-    process: subprocess.Popen[str]
+    process: Process
     host: str
     port: int
     file: Path
@@ -66,7 +70,7 @@ def launching(
     options: Sequence[str] = (),
     program: Sequence[str] = SERVE,
     **settings: object,
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[Process]:
     """Launch a server on the heroes of `directory`; at the end it is gone, whatever happened.
 
     `settings` are named as the fields of `Settings`; `prefix` is a command that runs the server,
@@ -75,6 +79,11 @@ def launching(
     settings = {"database_url": f"sqlite:///{directory}/heroes.db"} | settings
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     environment |= {PREFIX + name.upper(): str(value) for name, value in settings.items()}
+    if not prefix:
+        log = directory / "stderr"
+        with closing(ForkedProcess([*program, *options], environment, ROOT, log)) as forked:
+            yield forked
+        return
     with (
         (directory / "stderr").open("ab") as stderr,
         subprocess.Popen(
@@ -93,7 +102,7 @@ def launching(
             process.kill()
 
 
-def listening(process: subprocess.Popen[str], directory: Path) -> Server:
+def listening(process: Process, directory: Path) -> Server:
     """Wait until a server that was launched on `directory` listens."""
     log = directory / "stderr"
     assert process.stdout is not None
@@ -118,7 +127,7 @@ def serving(
         yield listening(process, directory)
 
 
-def open_files(process: subprocess.Popen[str]) -> list[str]:
+def open_files(process: Process) -> list[str]:
     """Return the names of the files and connections that a process has open."""
     return [_target(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
 

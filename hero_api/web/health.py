@@ -14,7 +14,7 @@ from hero_api.errors import BrokenError, ClosingError, LateError, OutcomeUnknown
 from hero_api.storage import AnyStorage
 
 PROBES = "/livez", "/readyz", "/metrics"
-_READY_WITHIN = 1.0  # seconds
+READY_WITHIN = 1.0  # seconds
 
 
 class Status(BaseModel):
@@ -36,7 +36,7 @@ async def read_readyz(request: Request) -> Status:
         raise ClosingError
     sessions = database.read_session(), database.write_session()
     try:
-        async with asyncio.timeout(_READY_WITHIN):
+        async with asyncio.timeout(READY_WITHIN):
             storages: Sequence[AnyStorage] = request.app.state.storages
             checks = (check for each in storages for check in each.check(*sessions))
             await asyncio.gather(*checks)

@@ -499,6 +499,20 @@ async def test_a_call_that_is_alone_is_in_a_batch_of_its_own_in_its_turn(
     assert batches.items == [[0], [1], [2], [3], [4, 5]]
 
 
+async def test_an_urgent_call_that_is_alone_does_not_share_the_fate_of_those_that_came_before(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    queue = QueueSpec("write", writes=True)
+    plain = batched(batches, queue, name="plain")
+    urgent = batched(batches, queue, name="urgent", is_urgent=True, is_alone=True)
+    first = await hold(plain, Session(queues), batches)
+    tasks = await start(plain, Session(queues), 1, 2, 3)
+    tasks += await start(urgent, Session(queues), 9)
+    batches.gate.set()
+    await asyncio.gather(first, *tasks)
+    assert batches.items == [[0], [9], [1, 2], [3]]
+
+
 async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
     queues: BatchQueues,
 ) -> None:

@@ -685,7 +685,7 @@ sys.exit(main_ended)
 
 def peak(source: Settings, target: Settings) -> float:
     """Return the most memory that a copy had, in megabytes."""
-    ended = run(*command(source, target)[3:], program=("-c", MEASURED))
+    ended = run(*command(source, target)[3:], program=("-c", MEASURED), is_forked=False)
     assert ended.returncode == 0, ended.stderr
     return int(ended.stdout.split()[-1]) / 1024
 

@@ -15,7 +15,7 @@ import pytest
 
 from hero_api.database.sqlite.engine import has_wal_reset_fault
 from tests.command import run
-from tests.servers import ROOT, launching
+from tests.servers import ROOT, Process, launching
 
 pytestmark = pytest.mark.sqlite  # the engine makes no difference to it
 
@@ -23,7 +23,7 @@ PATIENCE = 20.0  # seconds
 GET = b"GET /livez HTTP/1.1\r\nHost: hero-api\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
 
 
-def announcement(process: subprocess.Popen[str]) -> str:
+def announcement(process: Process) -> str:
     assert process.stdout is not None
     first, *_ = [process.stdout.readline() for _ in range(3)]
     return first.removesuffix(" (documentation at /docs)\n")
@@ -46,12 +46,12 @@ def dial(path: Path) -> socket.socket:
     return wire
 
 
-def end(process: subprocess.Popen[str]) -> str:
+def end(process: Process) -> str:
     """End the service; return what else it printed."""
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
-    return output
+    assert process.wait(PATIENCE) == 0
+    assert process.stdout is not None
+    return process.stdout.read()
 
 
 def refusal(*options: str, program: Sequence[str] = ()) -> str:
@@ -64,7 +64,7 @@ def refusal(*options: str, program: Sequence[str] = ()) -> str:
 
 
 @contextmanager
-def started(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def started(directory: Path, *options: str) -> Iterator[Process]:
     with launching(directory, program=("-m", "hero_api", "serve"), options=options) as process:
         yield process
 

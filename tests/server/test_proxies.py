@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import launching
+from tests.ports import free_port
+from tests.servers import Process, launching
 from tests.torture.wire import Connection
 
 pytestmark = pytest.mark.sqlite  # the engine makes no difference to it
@@ -42,12 +43,6 @@ http {{
     }}
 }}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def program(name: str) -> str:
@@ -155,7 +150,7 @@ async def test_a_rolling_restart_behind_nginx_loses_no_request(
 
 
 @contextmanager
-def serving(directory: Path, place: tuple[str, str]) -> Iterator[subprocess.Popen[str]]:
+def serving(directory: Path, place: tuple[str, str]) -> Iterator[Process]:
     serve = ("-m", "hero_api", "serve")
     with launching(directory, program=serve, options=place) as process:
         assert process.stdout is not None

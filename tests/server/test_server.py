@@ -22,7 +22,8 @@ from hero_api.database.postgresql.statements import LOCK
 from hero_api.settings import PREFIX
 from tests.clusters import Cluster
 from tests.command import run
-from tests.servers import ROOT, launching, open_files, serving
+from tests.ports import free_port
+from tests.servers import ROOT, Process, launching, open_files, serving
 
 BIN = str(Path(sys.executable).parent)
 PROMPT = 5.0  # seconds: several times what the end of a start may take
@@ -32,34 +33,20 @@ each_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, 
 
 
 @contextmanager
-def started(
-    directory: Path, *options: str, **settings: str
-) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def started(directory: Path, *options: str, **settings: str) -> Iterator[tuple[Process, list[str]]]:
     """Start the command with options of its own; yield it and the lines that it begins with."""
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    environment |= {PREFIX + name.upper(): value for name, value in settings.items()}
-    environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{directory}/heroes.db"
-    with subprocess.Popen(
-        [sys.executable, "-m", "hero_api", "serve", *options],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, [process.stdout.readline().rstrip("\n") for _ in range(3)]
-        finally:
-            process.kill()
+    serve = ("-m", "hero_api", "serve")
+    with launching(directory, program=serve, options=options, **settings) as process:
+        assert process.stdout is not None
+        yield process, [process.stdout.readline().rstrip("\n") for _ in range(3)]
 
 
-def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, str, str]:
+def end(process: Process, number: signal.Signals) -> tuple[int, str]:
     """Send a signal; return the exit status and what else was said."""
     process.send_signal(number)
-    output, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, output, errors
+    status = process.wait(PATIENCE)
+    assert process.stdout is not None
+    return status, process.stdout.read()
 
 
 def answer_of_livez(line: str) -> None:
@@ -73,7 +60,8 @@ def answer_of_livez(line: str) -> None:
 
 def test_the_signal_ends_it_as_soon_as_it_says_that_it_listens(tmp_path: Path) -> None:
     with started(tmp_path, "--port", "0") as (process, _):
-        assert end(process, signal.SIGTERM) == (0, "", "")
+        assert end(process, signal.SIGTERM) == (0, "")
+    assert (tmp_path / "stderr").read_text() == ""
 
 
 @each_signal
@@ -355,12 +343,10 @@ def test_the_signal_ends_it_while_the_start_waits_for_the_lock_of_sqlite(tmp_pat
     assert (tmp_path / "stderr").read_text() == ""
 
 
-def end_of_start(process: subprocess.Popen[str], number: signal.Signals) -> float:
+def end_of_start(process: Process, number: signal.Signals) -> float:
     """Send a signal to what does not serve yet; return how many seconds it took to end."""
     began = time.monotonic()
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output) == (0, "")
+    assert end(process, number) == (0, "")
     return time.monotonic() - began
 
 
@@ -368,10 +354,8 @@ def test_a_second_signal_ends_it_too(tmp_path: Path) -> None:
     with started(tmp_path, "--port", "0") as (process, lines):
         answer_of_livez(lines[0])
         process.send_signal(signal.SIGTERM)
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=PATIENCE)
-    assert errors == ""
+        end(process, signal.SIGTERM)
+    assert (tmp_path / "stderr").read_text() == ""
 
 
 def test_it_says_where_it_listens_where_the_heroes_are_and_how_durable_they_are(
@@ -411,8 +395,7 @@ def test_it_listens_on_the_address_that_it_says_when_it_says_it(tmp_path: Path) 
 
 @pytest.mark.parametrize("streams", ["<&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_it_serves_with_its_standard_streams_closed_or_full(tmp_path: Path, streams: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = free_port()
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
     environment[f"{PREFIX}DATABASE_URL"] = f"sqlite:///{tmp_path}/heroes.db"
     serve = [sys.executable, "-m", "hero_api", "serve", "--port", str(port)]

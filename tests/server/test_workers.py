@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +17,7 @@ import pytest
 
 from hero_api.database.sqlite.engine import has_wal_reset_fault
 from tests.clusters import Cluster
+from tests.command import run
 from tests.servers import Server, launching, serving
 
 SOON = 20.0  # seconds: far more than anything here takes
@@ -133,7 +134,8 @@ def without_descriptors(server: Server) -> Iterator[None]:
     try:
         yield
     finally:
-        resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+        with suppress(ProcessLookupError):
+            resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
 
 
 def log_says(server: Server, words: str) -> Callable[[], bool]:
@@ -158,7 +160,6 @@ def test_a_signal_ends_it_while_a_worker_cannot_be_replaced(three: Server) -> No
         os.kill(processes[0], signal.SIGKILL)
         wait_until(log_says(three, "cannot be started"))
         three.process.terminate()
-        # It is not waited for yet: so long is its number no other's.
         wait_until(lambda: not any(lives(process) for process in [*processes, three.process.pid]))
     assert three.process.wait(SOON) == 0
 
@@ -180,46 +181,29 @@ main()
 def test_a_fork_that_fails_is_tried_again_and_leaves_no_descriptor(
     tmp_path: Path, cluster: Cluster
 ) -> None:
-    fails, log = tmp_path / "fails", tmp_path / "stderr"
-    with (
-        log.open("wb") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-c", FORK_FAILS, fails, "serve", "--port", "0", "--workers", "2"],
-            env=os.environ | {"HERO_API_DATABASE_URL": cluster.new_schema()},
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            port = int(process.stdout.readline().split()[2].rpartition(":")[2])
-            server = Server(process, "127.0.0.1", port, tmp_path, log)
-            before, descriptors = workers(server), server.descriptors()
-            fails.touch()
-            for worker in before:
-                os.kill(worker, signal.SIGKILL)
-            wait_until(lambda: log.read_text().count("temporarily unavailable") > 1)
-            fails.unlink()
-            wait_until(lambda: len(workers(server)) == 2)
-            assert create(server) == 1
-            assert server.descriptors() == descriptors
-            process.terminate()
-            assert process.wait(SOON) == 0
-        finally:
-            process.kill()
+    fails = tmp_path / "fails"
+    program = ("-c", FORK_FAILS, str(fails), "serve", "--port", "0", "--workers", "2")
+    with serving(tmp_path, program=program, database_url=cluster.new_schema()) as server:
+        before, descriptors = workers(server), server.descriptors()
+        fails.touch()
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: server.log.read_text().count("temporarily unavailable") > 1)
+        fails.unlink()
+        wait_until(lambda: len(workers(server)) == 2)
+        assert create(server) == 1
+        assert server.descriptors() == descriptors
+        server.process.terminate()
+        assert server.process.wait(SOON) == 0
 
 
 def test_a_fork_that_fails_at_the_start_is_one_line_and_a_failure(
     tmp_path: Path, cluster: Cluster
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", FORK_FAILS, tmp_path, "serve", "--port", "0", "--workers", "2"],
-        env=os.environ | {"HERO_API_DATABASE_URL": cluster.new_schema()},
-        capture_output=True,
-        text=True,
-        timeout=SOON,
-        check=False,
+    ended = run(
+        *("serve", "--port", "0", "--workers", "2"),
+        database_url=cluster.new_schema(),
+        program=("-c", FORK_FAILS, str(tmp_path)),
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     [line] = ended.stderr.splitlines()

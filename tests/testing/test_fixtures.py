@@ -74,8 +74,10 @@ def test_the_examples_of_the_readme_pass_on_postgresql(
 
 
 @pytest.mark.parametrize("scope", ["function", "session"])
-def test_the_client_works_in_a_loop_of_any_scope(pytester: pytest.Pytester, scope: str) -> None:
-    tests = {
+def test_the_client_works_in_a_loop_of_any_scope_and_in_tests_of_anyio(
+    pytester: pytest.Pytester, scope: str
+) -> None:
+    loops = {
         f"in_a_loop_of_the_{scope}": f"""
 {STORES}
 @pytest.mark.asyncio(loop_scope="{scope}")
@@ -88,12 +90,8 @@ async def test_heroes_again(heroes_client, hero_session):
 """
         for scope in ("function", "session")
     }
-    run(pytester, scope=scope, **tests)
-
-
-def test_the_client_works_in_tests_of_anyio(pytester: pytest.Pytester) -> None:
-    tests = {
-        name: f"""
+    anyio = {
+        f"in_anyio_on_{name}": f"""
 {STORES}
 @pytest.fixture
 def anyio_backend():
@@ -105,7 +103,7 @@ async def test_heroes(heroes_client):
 """
         for name in ("asyncio", "uvloop")
     }
-    run(pytester, **tests)
+    run(pytester, scope=scope, **loops, **anyio)
 
 
 async def test_what_was_overridden_before_is_overridden_after_a_session_that_is_rolled_back(

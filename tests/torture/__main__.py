@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
         parts.syncs,
         parts.vanishing,
         parts.starts,
+        parts.meddling,
         parts.restores,
         measures.overloads,
         measures.slow,
@@ -61,6 +62,9 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
     creates: Annotated[int, typer.Option(min=1, help="Creates traced for their sync.")] = 1_000,
     vanishing: Annotated[int, typer.Option(min=1, help="Clients that vanish.")] = 10_000,
     starts: Annotated[int, typer.Option(min=1, help="Rounds of eight servers on no file.")] = 50,
+    meddling: Annotated[
+        int, typer.Option(min=1, help="Rounds of another program that uses the file.")
+    ] = 1_000,
     restores: Annotated[int, typer.Option(min=1, help="Backups and restores under load.")] = 20,
     overloads: Annotated[int, typer.Option(min=1, help="Rounds of ten times the connections.")] = 3,
     slow: Annotated[int, typer.Option(min=2, help="Slow clients beside 32 others.")] = 200,
@@ -93,6 +97,7 @@ def torture(  # noqa: PLR0913, PLR0917 - one option for each part
         "syncs": creates,
         "vanishing": vanishing,
         "starts": starts,
+        "meddling": meddling,
         "restores": restores,
         "overloads": overloads,
         "slow": slow,

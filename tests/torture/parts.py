@@ -16,8 +16,9 @@ from . import restores as restoring
 from . import starts as starting
 from . import syncs as syncing
 from .crash import CLIENTS, Crashes, crash
-from .ledger import Ledger, stored_heroes
+from .ledger import Ledger, integrity, stored_heroes
 from .load import Load
+from .meddling import meddle
 from .refusals import REFUSALS, Refusal
 from .report import Part, Report
 from .retries import Retries
@@ -318,6 +319,25 @@ async def vanishing(directory: Path, count: int, report: Report) -> None:
         part.figure(f"then a create and a get are answered {served}")
         part.demand(f"the service serves on: {served}", kept=served == [200, 200])
         part.demand("an empty log", kept=not server.log.read_text())
+
+
+async def meddling(directory: Path, count: int, report: Report) -> None:
+    """Another program that uses the file of the service."""
+    file, answers = directory / "heroes.db", Counter[int]()
+    with report.part(
+        "meddling",
+        "another program writes, vacuums and checkpoints the file at random: every create and "
+        "`/readyz` is 200",
+        count,
+    ) as part:
+        rounds = 0
+        async for statuses in meddle(file, random.Random(report.seed), count):
+            answers.update(statuses)
+            rounds += 1
+            part.show(rounds, f"{answers.total():,} answers")
+        part.figure(f"{rounds:,} rounds; {_counted(answers)}")
+        part.demand(f"every answer is 200: {dict(answers)}", kept={*answers} == {200})
+        part.demand("integrity_check is ok", kept=integrity(file) == "ok")
 
 
 async def starts(directory: Path, count: int, report: Report) -> None:

@@ -103,6 +103,7 @@ async def test_a_delete_waits_for_a_few_batches_of_creates_at_most(
     assert max(seen) <= LIMIT
 
 
+@pytest.mark.usefixtures("unhurried_probe")
 async def test_a_service_that_is_busy_creating_is_ready(
     client: httpx.AsyncClient, creators: Crowd
 ) -> None:

@@ -120,6 +120,7 @@ async def test_heroes_are_deleted_beside_one_that_the_database_keeps(service: Se
     assert [name for _, name, *_ in stored(service.settings)] == ["named"]
 
 
+@pytest.mark.usefixtures("unhurried_probe")
 @each_refusal
 async def test_a_service_is_ready_while_it_refuses(service: Service) -> None:
     _, probe = await asyncio.gather(

@@ -46,6 +46,26 @@ async def test_the_service_is_ready_while_the_database_answers(client: httpx.Asy
 
 
 @pytest.mark.sqlite
+async def test_the_write_probe_is_in_no_batch_of_which_something_may_be_refused(
+    app: FastAPI, client: httpx.AsyncClient, other: sqlite3.Connection
+) -> None:
+    hero = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+    [writes] = [queue for queue in app.state.queues if queue.writes]
+    other.execute("BEGIN IMMEDIATE")
+    async with asyncio.TaskGroup() as tasks:
+        asked = [tasks.create_task(client.post("/heroes/", json=hero)) for _ in range(9)]
+        while writes.waiting < 8:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0)
+        asked.append(tasks.create_task(client.get("/readyz")))
+        while writes.waiting < 9:  # noqa: ASYNC110 - it sets no event
+            await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+    assert [(await answer).status_code for answer in asked] == [200] * 10
+    sizes = dict(zip(writes.sizes.bounds, writes.sizes.counts, strict=False))
+    assert (sizes[1], sizes[4], sizes[8]) == (2, 1, 1), "the first, the probe, and the others"
+
+
+@pytest.mark.sqlite
 async def test_the_service_is_not_ready_while_another_process_holds_the_lock(
     client: httpx.AsyncClient, other: sqlite3.Connection
 ) -> None:
