@@ -115,10 +115,7 @@ class Statements:
         return self.array.format(",".join(map(str, ids)))
 
     def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored]:
-        """Say what `create` made of its `count` items, from its rows.
-
-        Raises `RefusedError` where a trigger was in the way: what it did instead is undone.
-        """
+        """Say what `create` made of its items. Raises `RefusedError` where a trigger interfered."""
         raise NotImplementedError
 
     def select_pages(self, pages: Sequence[Page]) -> tuple[str, Mapping[str, object]]:

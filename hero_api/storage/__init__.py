@@ -1,7 +1,4 @@
-"""What can be done with the rows of a table: the calls that handlers use, and how they are batched.
-
-The batch functions behind them are in the modules beside this one.
-"""
+"""What can be done with the rows of a table: the calls that handlers use, and their queues."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence

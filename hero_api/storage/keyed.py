@@ -142,7 +142,7 @@ async def _known(
 
 def _fingerprint(rows: Rows, content: BaseModel | Bulk) -> str:
     """Return a hash of what was sent."""
+    dump = partial(rows.renderer.dump, only_sent=True)
     if isinstance(content, BaseModel):
-        return tag_of(rows.renderer.dump(content, only_sent=True))
-    dump = rows.renderer.dump
-    return tag_of(array(dump(row, only_sent=True) for row in content.values()))
+        return tag_of(dump(content))
+    return tag_of(array(map(dump, content.values())))

@@ -29,10 +29,7 @@ class Listed(NamedTuple):
 
 
 class Renderer:
-    """Writes the rows of a table as `public` has them, where the database does not do so itself.
-
-    It does, but for floats, dates and times.
-    """
+    """Writes rows as `public` has them, where the database does not: floats, dates and times."""
 
     def __init__(self, table: Table, public: type[BaseModel]) -> None:
         kinds = {kind_of(column) for column in table.columns}

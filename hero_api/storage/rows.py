@@ -37,8 +37,7 @@ from hero_api.storage.rendering import Listed, Renderer, array, with_number
 
 _DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
 _ENGINES = {each.dialect.name: each for each in (SQLiteStatements, PostgreSQLStatements)}
-# What an error is where it is about what was to be stored.
-_ABOUT_ROWS = (RefusedError, UnfitError, CorruptError)
+_ABOUT_ROWS = (RefusedError, UnfitError, CorruptError)  # errors that single rows may cause
 
 Bulk = Mapping[int, BaseModel]  # rows to be stored together, by the numbers of their lines
 
