@@ -75,8 +75,9 @@ async def create_heroes(
 ) -> Response:
     """Store a hero for each line, or none."""
     created = await heroes.create_bulk(session, lines, idempotency_key)
-    content = "".join(f"{body}\n" for body in created.bodies)
-    return JSONLines(content, headers=_REPLAYED if created.is_replay else None)
+    content = "".join(f"{hero.body}\n" for hero in created)
+    is_replay = any(hero.is_replay for hero in created)
+    return JSONLines(content, headers=_REPLAYED if is_replay else None)
 
 
 async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlmodel import SQLModel
 
-import hero_api.storage
+import hero_api.storage.keyed
 from hero_api.app import create_app
 from hero_api.database.keys import KEY_STATEMENTS
 from hero_api.database.sessions import fetch
@@ -319,7 +319,7 @@ async def test_a_key_that_another_process_stores_after_the_first_look_is_known_a
             await create(one, "b", id=7),
             await create_bulk(one, "c", *BULK),
         ]
-        monkeypatch.setattr(hero_api.storage, "fetch", fetch_first_from_an_old_snapshot)
+        monkeypatch.setattr(hero_api.storage.keyed, "fetch", fetch_first_from_an_old_snapshot)
         answer = await again(other)
     assert (answer.status_code, is_replay(answer)) == (200, True)
     assert answer.content in {first.content for first in firsts}

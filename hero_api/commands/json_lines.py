@@ -143,7 +143,7 @@ class _Import:
             yield number, line
 
     async def _store(self, session: ReadWriteSession, rows: Sequence[Numbered]) -> None:
-        results = await self._storage.create_all(session, [row for _, row in rows])
+        results = await self._storage.rows.create_all(session, [row for _, row in rows])
         for (number, _), result in zip(rows, results, strict=True):
             if isinstance(result, ServiceError):
                 self._pass_over(number, result.detail)

@@ -34,7 +34,6 @@ class KeyStatements(NamedTuple):
     is one; `wait` waits for such a process. `store` returns the keys that were not there.
     """
 
-    exist: str
     wait: str
     expire: str
     find: str
@@ -43,7 +42,6 @@ class KeyStatements(NamedTuple):
 
 
 _SQLITE = KeyStatements(
-    exist="SELECT count(*) FROM sqlite_master WHERE name = 'hero_api_idempotency'",
     wait="",
     expire="""
         DELETE FROM hero_api_idempotency WHERE rowid IN (
@@ -63,7 +61,6 @@ _SQLITE = KeyStatements(
 )
 # What another process clears away at the same time is left to it.
 _POSTGRESQL = KeyStatements(
-    exist="SELECT count(to_regclass('hero_api_idempotency'))",
     # Two numbers: another space than that of the lock that orders who draws ids.
     wait="""
         SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))

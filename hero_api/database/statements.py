@@ -31,6 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
+from hero_api.database.keys import KEY_STATEMENTS
+from hero_api.database.pages import Page
+
 ZERO: ColumnElement[Any] = literal_column("0")
 ONE: ColumnElement[Any] = literal_column("1")
 
@@ -56,7 +59,6 @@ class Stored(NamedTuple):
     row_id: int
     body: str | None
     is_stored: bool
-    is_taken: bool
     has_triggers: bool  # which may have changed the row since
 
 
@@ -68,17 +70,24 @@ AFTER = "after"
 class Statements:
     """The statements of one table on one engine; each is the string that the driver gets.
 
-    `filters` are those of its pages, by the names of their parameters.
+    `filters` are those of its pages, by the names of their parameters. `look` asks a database for
+    what else they depend on, and `found` is its rows: the first column says whether there is the
+    table of the keys.
     """
 
     dialect: Dialect
+    look: str
+    array = "[{}]"
     skips_locked = False
+    catch_up = ""  # for ids that are drawn from a sequence
 
-    def __init__(self, of: Table, filters: Mapping[str, Filter]) -> None:
+    def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
         self.table = of
         self.key = of.c.id
         self.names = [column.name for column in of.columns]
         self.filters = {**filters, AFTER: Filter("id", ">")}
+        has_keys = any(has_keys for has_keys, *_ in found)
+        self.keys = KEY_STATEMENTS[self.dialect.name] if has_keys else None
         rows = select(*of.columns).where(self._is_one_of_ids()).subquery("found")
         self.get = self.compile(select(rows.c.id, self.json(rows)))
         self.exist = self.compile(select(self.key).where(self._is_one_of_ids()))
@@ -89,6 +98,7 @@ class Statements:
         unchanged = {each.name: each for each in of.columns if each is not self.key}
         self.probe = self.compile(of.update().values(unchanged).where(false()))
         self._start = self.compile(self._walk(literal_column("(@start)"), self._number("offset")))
+        self.lock = cache(self._lock)
         self._fragment = cache(self._compile_page)
         self.pages = lru_cache(maxsize=512)(self._compile_pages)
 
@@ -101,12 +111,29 @@ class Statements:
         raise NotImplementedError
 
     def ids(self, ids: Iterable[int]) -> str:
-        """Return ids as the parameter `ids` has them."""
+        """Return ids as the parameter `ids` has them: an array of JSON, or of PostgreSQL."""
+        return self.array.format(",".join(map(str, ids)))
+
+    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored]:
+        """Say what `create` made of its items. Raises `RefusedError` where a trigger interfered."""
         raise NotImplementedError
 
-    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
-        """Say what `create` made of its `count` items, from its rows; nothing if nobody knows."""
-        raise NotImplementedError
+    def select_pages(self, pages: Sequence[Page]) -> tuple[str, Mapping[str, object]]:
+        """Return the statement that reads pages, in the order of their offsets, with parameters."""
+        shapes = tuple(map(self._shape, pages))
+        parameters: dict[str, object] = {}
+        walked = 0
+        for index, (page, shape) in enumerate(zip(pages, shapes, strict=True)):
+            offset = page.offset
+            if not shape.filters:
+                offset, walked = offset - walked, offset
+            parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit + 1}
+            parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
+        return self.pages(shapes), parameters
+
+    def _shape(self, page: Page) -> Shape:
+        filters = (name for name in self.filters if getattr(page, name, None) is not None)
+        return Shape(tuple(filters), page.count)
 
     def _compile_pages(self, shapes: tuple[Shape, ...]) -> str:
         """Return one statement that reads several pages, a row each, from one snapshot.
@@ -196,6 +223,13 @@ class Statements:
         raise NotImplementedError
 
     def _delete(self) -> ClauseElement:
+        raise NotImplementedError
+
+    def _lock(self, *, chosen: bool | None, wait: bool) -> str:
+        """Return what locks rows by their ids, and returns the ids of those that it has locked.
+
+        On PostgreSQL, it does so behind the lock that drawn (False) or chosen ids (True) need.
+        """
         raise NotImplementedError
 
 

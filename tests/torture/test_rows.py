@@ -103,6 +103,17 @@ async def test_a_damaged_row_is_one_clear_error(damaged: httpx.AsyncClient) -> N
 
 
 @each_bad_row
+async def test_a_damaged_row_at_the_end_of_a_page_that_has_a_next_is_one_clear_error(
+    damaged: httpx.AsyncClient,
+) -> None:
+    following = {"name": "good", "secret_name": "?"}
+    assert (await damaged.post("/heroes/", json=following)).status_code == 200
+    response = await damaged.get(f"/heroes/?limit={BAD_ID}")
+    assert response.status_code == 500
+    assert "cannot be read" in response.json()["detail"]
+
+
+@each_bad_row
 @pytest.mark.parametrize("path", [f"/heroes/{BAD_ID}", "/heroes/"])
 async def test_a_damaged_row_is_logged_in_one_line_with_the_request_id_of_its_answer(
     damaged: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, path: str

@@ -131,7 +131,7 @@ async def test_what_no_line_is_to_blame_for_is_a_fault_of_the_service(
 async def test_an_error_that_nobody_foresaw_is_no_matter_of_lines(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heroes, "create_many", {}.__getitem__)
+    monkeypatch.setattr(heroes.rows, "create_many", {}.__getitem__)
     with pytest.raises(TypeError):
         await post(client, lines(GOOD, GOOD))
 

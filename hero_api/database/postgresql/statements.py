@@ -1,6 +1,6 @@
 """The statements of a table in PostgreSQL."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -34,6 +34,7 @@ from sqlalchemy.types import TypeEngine
 
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.statements import BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
+from hero_api.errors import RefusedError
 
 # The key of the lock that orders whoever makes a table or moves its sequence: "hero" in ASCII.
 LOCK = 0x6865726F
@@ -52,44 +53,33 @@ class PostgreSQLStatements(Statements):
     """
 
     dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
+    look = "SELECT to_regclass('hero_api_idempotency') IS NOT NULL"
+    array = "{{{}}}"
     skips_locked = True
 
-    def __init__(self, of: Table, filters: Mapping[str, Filter]) -> None:
-        super().__init__(of, filters)
+    def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
+        super().__init__(of, filters, found)
         self.probe = self.create  # of nothing: it meets all that a create would
         self.catch_up = self.compile(self._catch_up())
-        # By whether ids are drawn (False) or chosen (True), or neither (None), and whether to wait.
-        self._locks = {
-            (chosen, wait): self.compile(self._lock(chosen=chosen, wait=wait))
-            for chosen in (None, False, True)
-            for wait in (False, True)
-        }
-
-    def lock(self, *, chosen: bool | None, wait: bool) -> str:
-        """Return what locks rows by their ids, behind the lock that drawn or chosen ids need."""
-        return self._locks[chosen, wait]
 
     def json(self, of: FromClause) -> ColumnElement[Any]:
         """Return a row as JSON text."""
         return cast(func.row_to_json(of.table_valued()), Text)  # type: ignore[attr-defined]
 
-    def ids(self, ids: Iterable[int]) -> str:
-        """Return ids as the parameter `ids` has them: an array of PostgreSQL."""
-        return f"{{{','.join(map(str, ids))}}}"
-
-    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
+    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored]:
         """Say what `create` made of its items; each row has the position of one."""
         order = [(number, drawn) for _, drawn, number, *_ in rows if number is not None]
         if (
             len(rows) != count
             or any(position is None for position, *_ in rows)
+            or not all(number is not None or is_taken for _, _, number, _, is_taken, _ in rows)
             # A trigger has exchanged ids.
             or [drawn for _, drawn in sorted(order)] != sorted(drawn for _, drawn in order)
         ):
-            return None
+            raise RefusedError
         return [
-            Stored(position, drawn, body, number is not None, is_taken, has_triggers)
-            for position, drawn, number, body, is_taken, has_triggers in rows
+            Stored(position, drawn, body, number is not None, has_triggers)
+            for position, drawn, number, body, _, has_triggers in rows
         ]
 
     def _found(
@@ -225,14 +215,15 @@ class PostgreSQLStatements(Statements):
             found.outerjoin(deleted, deleted.c.id == found.c.locked)
         )
 
-    def _lock(self, *, chosen: bool | None, wait: bool) -> ClauseElement:
+    def _lock(self, *, chosen: bool | None, wait: bool) -> str:
         rows = select(self.key).where(self._is_one_of_ids()).order_by(self.key)
         if chosen is not None:
             locked = self._locked(chosen=chosen)
             # Also where there is no row to lock.
             rows = rows.where(exists(select(ONE).select_from(locked)))
         # A row that others refer to meanwhile can be changed, but not deleted.
-        return rows.with_for_update(of=self.table, key_share=not wait, skip_locked=not wait)
+        rows = rows.with_for_update(of=self.table, key_share=not wait, skip_locked=not wait)
+        return self.compile(rows)
 
 
 def _field(items: FromClause, name: str) -> ColumnElement[Any]:

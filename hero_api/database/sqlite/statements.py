@@ -43,6 +43,7 @@ from hero_api.database.statements import (
     Stored,
     text,
 )
+from hero_api.errors import RefusedError
 
 # What SQLite keeps in a column, where it keeps it well.
 TYPES = {
@@ -57,42 +58,33 @@ _FEW = 1_000  # rows that are sorted in less time than it takes to find as many 
 
 
 class SQLiteStatements(Statements):
-    """The statements of a table in SQLite.
-
-    `has_sequence` is whether the table has AUTOINCREMENT, `casts` whether its text columns are of
-    a type that SQLite does not take for text, such as STRING.
-    """
+    """The statements of a table in SQLite; `look` asks for its columns, and for AUTOINCREMENT."""
 
     dialect = sqlite.dialect(paramstyle="named")
+    look = """
+        SELECT (SELECT count(*) FROM sqlite_master WHERE name = 'hero_api_idempotency'),
+               (SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'),
+               name, type FROM pragma_table_info(:table)"""
 
-    def __init__(
-        self,
-        of: Table,
-        filters: Mapping[str, Filter],
-        *,
-        has_sequence: bool = True,
-        casts: bool = False,
-    ) -> None:
-        self._has_sequence = has_sequence
-        self._casts = casts
-        super().__init__(of, filters)
+    def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
+        self._has_sequence = any(has_sequence for _, has_sequence, *_ in found)
+        # SQLite does not take each type for text, such as STRING.
+        texts = {each.name for each in of.columns if kind_of(each) is Kind.TEXT}
+        self._casts = any(name in texts and not _holds_text(kind) for *_, name, kind in found)
+        super().__init__(of, filters, found)
 
     def json(self, of: FromClause) -> ColumnElement[Any]:
         """Return a row as JSON text; nothing where it holds what JSON cannot."""
         pairs = [part for name in self.names for part in (text(name), self._value(of, name))]
         return case((self._is_sound(of), func.json_object(*pairs)))
 
-    def ids(self, ids: Iterable[int]) -> str:
-        """Return ids as the parameter `ids` has them: a JSON array."""
-        return f"[{','.join(map(str, ids))}]"
-
-    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored] | None:
+    def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored]:
         """Say what `create` made of its items: the ids that it draws stand in their order."""
         drawn = sorted(rows)
         if len(drawn) != count or (count and drawn[-1][0] - drawn[0][0] != count - 1):
-            return None
+            raise RefusedError
         return [
-            Stored(position, row_id, body, True, False, bool(has_triggers))  # noqa: FBT003
+            Stored(position, row_id, body, True, bool(has_triggers))  # noqa: FBT003
             for position, (row_id, body, has_triggers) in enumerate(drawn)
         ]
 
@@ -249,6 +241,18 @@ class SQLiteStatements(Statements):
 
     def _delete(self) -> ClauseElement:
         return self.table.delete().where(self._is_one_of_ids()).returning(self.key, true())
+
+    def _lock(self, **_: object) -> str:
+        # It takes the file's one lock, which a session that a test put in may not have yet.
+        return self.probe
+
+
+def _holds_text(kind: str) -> bool:
+    """Say whether SQLite keeps text as it is in such a column (sqlite.org/datatype3.html)."""
+    kind = kind.upper()
+    if "INT" in kind:
+        return False
+    return kind in {"", "BLOB"} or any(word in kind for word in ("CHAR", "CLOB", "TEXT", "BLOB"))
 
 
 def _plus(of: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -1,0 +1,148 @@
+"""Creates that have an idempotency key: each is done once, and answered the same again."""
+
+import json
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from time import time
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from hero_api.database.keys import KEPT, KeyStatements
+from hero_api.database.sessions import ReadWriteSession, fetch
+from hero_api.errors import (
+    ContendedError,
+    DamagedRowError,
+    DeletedSinceError,
+    KeyReusedError,
+    LinesRefusedError,
+    NoKeysError,
+    RowLockedError,
+    ServiceError,
+)
+from hero_api.etags import tag_of
+from hero_api.storage.rendering import array
+from hero_api.storage.rows import Bulk, Created, Rows
+
+_DAY = 86_400.0
+
+
+class Keyed(NamedTuple):
+    """A row, or several, to be stored once, however often they are sent with this key."""
+
+    key: str
+    content: BaseModel | Bulk
+
+
+async def create_once(
+    rows: Rows,
+    create: Callable[..., Awaitable[Sequence[Created | ServiceError]]],
+    session: ReadWriteSession,
+    items: Sequence[Keyed],
+) -> Sequence[Created | ServiceError]:
+    """Store rows by `create`, with their keys; what was stored under a key is answered again.
+
+    A row that is refused leaves no key.
+    """
+    keys = (await rows.statements(session)).keys
+    if keys is None:
+        return [NoKeysError() for _ in items]
+    now = int(time())
+    known = await _known(rows, session, keys, {item.key for item in items}, now)
+    fingerprints = [_fingerprint(rows, item.content) for item in items]
+    new: dict[str, int] = {}
+    for place, item in enumerate(items):
+        if item.key not in known:
+            new.setdefault(item.key, place)
+    contents = [items[place].content for place in new.values()]
+    created = dict(zip(new, await create(session, contents), strict=True))
+    known |= {key: (fingerprints[new[key]], result) for key, result in created.items()}
+    kept = [
+        {"key": key, "fingerprint": known[key][0], "row_id": row.id, "answer": row.body}
+        for key, row in created.items()
+        if isinstance(row, Created)
+    ]
+    refused = [key for key, result in created.items() if isinstance(result, ServiceError)]
+    parameters = {"noun": rows.noun, "now": now, "items": json.dumps(kept)}
+    stored = await fetch(session, keys.store, parameters)
+    if len(stored) < len(kept) or (refused and await _known(rows, session, keys, refused, now)):
+        raise ContendedError  # another process has stored it since the first look
+    results: list[Created | ServiceError] = []
+    for place, (key, _) in enumerate(items):
+        fingerprint, result = known[key]
+        if isinstance(result, Created) and new.get(key) != place:
+            is_same = fingerprint == fingerprints[place]
+            result = result._replace(is_replay=True) if is_same else KeyReusedError()
+        results.append(result)
+    return results
+
+
+async def create_bulks_once(
+    rows: Rows, session: ReadWriteSession, items: Sequence[Keyed]
+) -> Sequence[Sequence[Created] | ServiceError]:
+    """Store all rows of each bulk with its key, or read those that were stored under it."""
+    stored = await create_once(rows, partial(_create_for_ids, rows), session, items)
+    for each in stored:
+        if isinstance(each, LinesRefusedError):
+            raise each  # raised, not returned: the other rows are undone
+    return [
+        await _read_together(rows, session, each) if isinstance(each, Created) else each
+        for each in stored
+    ]
+
+
+async def _create_for_ids(
+    rows: Rows, session: ReadWriteSession, bulks: Sequence[Bulk]
+) -> Sequence[Created | ServiceError]:
+    """Store all rows of each bulk; what is kept of a bulk is its ids, and not its rows."""
+    try:
+        stored = await rows.create_bulks(session, bulks)
+    except LinesRefusedError as error:
+        return [error for _ in bulks]
+    kept = ([row.id for row in bulk] for bulk in stored)
+    return [Created(ids[0], json.dumps(ids)) for ids in kept]
+
+
+async def _read_together(
+    rows: Rows, session: ReadWriteSession, stored: Created
+) -> Sequence[Created] | ServiceError:
+    """Read the rows of a bulk of which the ids were kept."""
+    ids: list[int] = json.loads(stored.body)
+    bodies = await rows.read(session, ids)
+    if len(bodies) < len(ids):
+        return DeletedSinceError(rows.noun)
+    found = [Created(n, body, stored.is_replay) for n in ids if (body := bodies[n])]
+    return found if len(found) == len(ids) else DamagedRowError()
+
+
+async def _known(
+    rows: Rows, session: ReadWriteSession, keys: KeyStatements, names: Collection[str], now: int
+) -> dict[str, tuple[str, Created | ServiceError]]:
+    """Return the fingerprint and the result of each key that is known; clear old ones away."""
+    asked: dict[str, object] = {
+        "noun": rows.noun,
+        "keys": json.dumps(sorted(names)),
+        "oldest": now - int(session.info.get(KEPT, _DAY)),
+        "bite": 2 * len(names),
+    }
+    if keys.expire:
+        await fetch(session, keys.expire, asked)
+    found = await fetch(session, keys.find, asked)
+    row_ids = {row_id for _, _, row_id, _ in found if row_id is not None}
+    existing = await rows.existing(session, row_ids)
+    known: dict[str, tuple[str, Created | ServiceError]] = {}
+    for key, fingerprint, row_id, body in found:
+        known[key] = fingerprint, DeletedSinceError(rows.noun)
+        if row_id is None:
+            known[key] = "", RowLockedError()
+        elif body is not None and row_id in existing:
+            known[key] = fingerprint, Created(row_id, body, is_replay=True)
+    return known
+
+
+def _fingerprint(rows: Rows, content: BaseModel | Bulk) -> str:
+    """Return a hash of what was sent."""
+    dump = partial(rows.renderer.dump, only_sent=True)
+    if isinstance(content, BaseModel):
+        return tag_of(dump(content))
+    return tag_of(array(map(dump, content.values())))

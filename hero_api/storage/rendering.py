@@ -1,0 +1,80 @@
+"""Rows as JSON: as they go into a statement, and as clients read them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+from sqlalchemy import Table
+
+from hero_api.database.columns import RENDERED, kind_of
+from hero_api.database.pages import Page
+from hero_api.database.statements import BETWEEN
+from hero_api.errors import DamagedRowError
+
+
+class Listed(NamedTuple):
+    """A page: a JSON array; after which id the next one starts, if any; the total, if counted."""
+
+    body: str
+    next_after: int | None
+    total: int | None
+
+    @property
+    def lines(self) -> str:
+        """The page as JSON Lines."""
+        rows = self.body[1:-1]
+        return rows and rows.replace(BETWEEN, "\n") + "\n"
+
+
+class Renderer:
+    """Writes rows as `public` has them, where the database does not: floats, dates and times."""
+
+    def __init__(self, table: Table, public: type[BaseModel]) -> None:
+        kinds = {kind_of(column) for column in table.columns}
+        self._public = None if kinds <= RENDERED else TypeAdapter(public)
+
+    def dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
+        """Return an item as JSON; moments in one zone, so that they can be compared as text."""
+        if self._public is None:
+            return item.model_dump_json(exclude_unset=only_sent)
+        values = item.model_dump(exclude_unset=only_sent)
+        for name, value in values.items():
+            if isinstance(value, datetime) and value.tzinfo:
+                values[name] = value.astimezone(UTC)
+        return to_json(values).decode()
+
+    def render(self, body: str | None) -> str | None:
+        """Return a row for clients; nothing of one that holds what JSON cannot."""
+        if self._public is None or body is None:
+            return body
+        try:
+            return self._public.dump_json(self._public.validate_json(body)).decode()
+        except ValidationError:
+            return None
+
+    def render_page(
+        self, page: Page, rows: str | None, size: int, total: int | None
+    ) -> Listed | DamagedRowError:
+        """Return a page; of its rows, one more than it has room for shows that there is a next."""
+        rows = rows or ""
+        has_next = size > page.limit
+        if has_next:
+            rows = rows.rpartition(BETWEEN)[0]
+        if rows and self._public:
+            rows = BETWEEN.join(self.render(row) or "null" for row in rows.split(BETWEEN))
+        if f"{BETWEEN}null{BETWEEN}" in f"{BETWEEN}{rows}{BETWEEN}":
+            return DamagedRowError()
+        last = from_json(rows.rpartition(BETWEEN)[2])["id"] if has_next and rows else None
+        return Listed(f"[{rows}]", last, total)
+
+
+def array(items: Iterable[str]) -> str:
+    """Return JSON of items as an array."""
+    return f"[{','.join(items)}]"
+
+
+def with_number(name: str, number: int, item: str) -> str:
+    """Return the JSON of an item with one more field."""
+    return f'{{"{name}":{number}{"}" if item == "{}" else "," + item[1:]}'
