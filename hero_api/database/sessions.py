@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -18,6 +18,7 @@ from hero_api.settings import Settings
 # Under this key sessions of one application share the statements for its tables.
 STATEMENTS = "hero_api.statements"
 _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
+Engines = sqlite.SQLite | postgresql.PostgreSQL
 
 
 class ReadOnlySession(AsyncSession):
@@ -81,21 +82,6 @@ class ReadWriteSession(ReadOnlySession):
         """Write without changing anything; return what a create without room would be told."""
         error: ServiceError | None = await _module(self).probe(partial(fetch, self))
         return error
-
-
-class Engines(Protocol):
-    """What an engine's module brings: where to write, where to read, and their beginning and end.
-
-    `prepare` makes the tables that are not there, and raises `StartError` for a database that
-    cannot be used.
-    """
-
-    writer: AsyncEngine
-    reader: AsyncEngine
-
-    async def prepare(self, tables: Sequence[Table]) -> None: ...  # noqa: D102 - said above
-    async def dispose(self) -> None: ...  # noqa: D102
-    async def close(self) -> None: ...  # noqa: D102
 
 
 class Database:
