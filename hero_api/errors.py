@@ -118,9 +118,6 @@ class StatementError(FaultError):
 
     detail = "The database's table is not one that the service can use; nothing was changed"
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason=reason)
-
 
 class NotRunningError(FaultError):
     """The lifespan of the application is not running."""

@@ -307,7 +307,8 @@ class Batch:
         if isinstance(told, UnavailableError) and is_hearsay(error):
             told = RefusedError()  # the same statement works for others
         if isinstance(told, RefusedError) and not self._writes:
-            told = StatementError(f"{call.spec.name}: {describe(error)}")  # nobody refuses a read
+            # Nobody refuses a read.
+            told = StatementError(reason=f"{call.spec.name}: {describe(error)}")
         self._report(error, told, 1)
         return told
 

@@ -159,7 +159,7 @@ def blame_statement(name: str, error: Exception) -> Exception:
         return BusyError()  # a lock on the whole table
     is_old_plan = verdict.concerns is Concerns.MOMENT and isinstance(verdict.told, BrokenError)
     if verdict.concerns is Concerns.STATEMENT or is_old_plan:
-        return StatementError(f"{name}: {describe(error)}")
+        return StatementError(reason=f"{name}: {describe(error)}")
     return verdict.told
 
 
