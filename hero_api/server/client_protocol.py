@@ -225,7 +225,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
     def announce_close(self) -> None:
         """Let the answer to the last request that was read say that it is the last."""
         if self.http and self._under_way and not self._held:
-            self.http.announce_close()
+            self.http.shutdown()
 
     def body_taken(self) -> None:
         """Read on: some of the request's body was taken, so there is room for more."""

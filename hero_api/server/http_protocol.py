@@ -113,10 +113,6 @@ class HTTPProtocol(HttpToolsProtocol):
         self.scope = None  # type: ignore[assignment]
         self.headers = []
 
-    def announce_close(self) -> None:
-        """Let the answer to the last request say that the connection is closed after it."""
-        self.cycle.keep_alive = False
-
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else.
 
