@@ -89,7 +89,7 @@ def _as_sqlalchemy_has_it(text: str) -> str:
 
 def _check_file_url(text: str, url: URL) -> None:
     """Refuse the URL of a SQLite file that would open another one, or none."""
-    if _is_in_memory(url):
+    if ":memory:" in (url.database or ":memory:") or url.query.get("mode") == "memory":
         message = (
             "is an in-memory SQLite database, of which each connection would see one of its own; "
             "use a file, for example sqlite:///heroes.db"
@@ -133,11 +133,6 @@ def _with_ports_apart(url: URL) -> URL:
     names = [part[1] or part[2] or part[4] or "" for part in parts if part]
     ports = [part[3] or "" for part in parts if part]
     return url.update_query_dict({"host": ",".join(names), "port": ",".join(ports)})
-
-
-def _is_in_memory(url: URL) -> bool:
-    database = url.database or ":memory:"
-    return ":memory:" in database or url.query.get("mode") == "memory"
 
 
 DatabaseURL = Annotated[str, AfterValidator(_normal_url)]
