@@ -23,7 +23,6 @@ from hero_api.database.schema import has_table, make_missing
 from hero_api.database.sqlite.file import (
     beside,
     check_file,
-    existing_file,
     identity,
     open_read_write,
     unusable,
@@ -83,8 +82,9 @@ class SQLite:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
         check_file(settings.path)
-        url = existing_file(settings.url)
         self._path = settings.path
+        # It opens the file, but never makes it.
+        url = settings.url.set(database=uri(self._path), query={"mode": "rw", "uri": "true"})
         self._identity = identity(self._path)
         self._busy_timeout = settings.busy_timeout
         both: dict[str, Any] = {"max_overflow": 0, "pool_timeout": settings.request_timeout}

@@ -7,8 +7,6 @@ import urllib.parse
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import URL
-
 from hero_api.errors import StartError
 
 _PATIENCE = 5.0  # seconds that a command waits for a lock
@@ -131,12 +129,6 @@ def beside(path: Path, suffix: str) -> Path:
 def uri(path: Path, query: str = "") -> str:
     """Return the URI of a file, as SQLite has it (https://sqlite.org/uri.html)."""
     return f"file:{urllib.parse.quote(str(path.absolute()))}{query}"
-
-
-def existing_file(url: URL) -> URL:
-    """Return a URL that opens the file but never makes it."""
-    database = uri(Path(url.database or ""))
-    return url.set(database=database, query={**url.query, "mode": "rw", "uri": "true"})
 
 
 def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
