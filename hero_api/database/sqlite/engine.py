@@ -103,19 +103,29 @@ class SQLite:
             "journal_size_limit=67108864",
             "temp_store=MEMORY",  # the root of a container may be read-only, without a /tmp
         ]
-        _set_on_connect(self.writer, pragmas)
-        _set_on_connect(self.reader, [*pragmas, "query_only=ON"])
+        self._set_up(self.writer, pragmas)
+        self._set_up(self.reader, [*pragmas, "query_only=ON"])
         # They stay as long as the writing connection: what it writes into a deleted one is lost.
         self._own_files = [beside(self._path, suffix) for suffix in ("-wal", "-shm")]
         self._beside: Sequence[object] = ()
         self._guard: sqlite3.Connection | None = None
-        for engine in (self.writer, self.reader):
-            event.listen(engine.sync_engine, "do_connect", self._check_identity)
-            event.listen(engine.sync_engine, "connect", self._let_files_be_checked)
         event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
-        event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
+        for engine in (self.writer, self.reader):
+            event.listen(engine.sync_engine, "do_connect", self._check_files)
         event.listen(self.writer.sync_engine, "begin", self._begin)
         event.listen(self.writer.sync_engine, "reset", self._reset)
+
+    def _set_up(self, engine: AsyncEngine, pragmas: Sequence[str]) -> None:
+        def connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+            entry.info["check"] = self._check_files
+            # sqlite3's own transaction control would emit no BEGIN before a SELECT.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        event.listen(engine.sync_engine, "connect", connect)
 
     async def prepare(self, tables: Sequence[Table]) -> None:
         """Make the tables that are not there; another schema is refused before any write.
@@ -181,29 +191,17 @@ class SQLite:
         found = map(identity, self._own_files)
         return all(each in {None, own} for each, own in zip(found, self._beside, strict=False))
 
-    def _check_identity(self, *_: object) -> None:
-        """Let no connection open, and no change begin, on another file than the first."""
-        if identity(self._path) != self._identity:
+    def _check_files(self, *_: object) -> None:
+        """Let no connection open, and no change begin, on another file or WAL than the writer's."""
+        is_other = identity(self._path) != self._identity
+        if is_other or (self._beside and self._beside != [*map(identity, self._own_files)]):
             raise ReplacedError
-
-    def _check_beside(self, *_: object) -> None:
-        """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
-        if self._beside and self._beside != [*map(identity, self._own_files)]:
-            raise ReplacedError
-
-    def _let_files_be_checked(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-        entry.info["check"] = self._check_files
-
-    def _check_files(self) -> None:
-        self._check_identity()
-        self._check_beside()
 
     def _forget_beside(self, *_: object) -> None:
         # SQLite has deleted them if the writing connection before this one was the last.
         self._beside = ()
 
     def _begin(self, connection: Connection) -> None:
-        self._check_identity()
         # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
         driver = connection.connection.dbapi_connection
         assert isinstance(driver, AdaptedConnection)  # noqa: S101 - it is aiosqlite's
@@ -213,7 +211,7 @@ class SQLite:
             connection.invalidate(error)
             raise BrokenError from error
         try:
-            self._check_beside()
+            self._check_files()
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
@@ -293,15 +291,3 @@ async def probe(execute: Callable[..., Awaitable[Sequence[Any]]]) -> ServiceErro
     # It writes the first page, whatever the version was.
     await execute(f"PRAGMA user_version = {version}", {})
     return None
-
-
-def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
-    def connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # sqlite3's own transaction control emits no BEGIN before a SELECT: none, then, but ours.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", connect)
