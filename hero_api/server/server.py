@@ -181,7 +181,6 @@ class _Server(uvicorn.Server):
         self._app = app
         self._listener = listener
         self._protocols = protocols
-        self._acceptor: Acceptor | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, on no socket of uvicorn's."""
@@ -199,8 +198,7 @@ class _Server(uvicorn.Server):
         """Answer what was read, and close the connections."""
         self._app.state.draining = True
         self._listener.stop()
-        if self._acceptor:
-            await self._acceptor.close()
+        await self._acceptor.close()
         asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
         # uvicorn would close idle connections at once, and the others after the request under way,
         # whatever was read behind it.

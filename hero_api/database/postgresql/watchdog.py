@@ -45,7 +45,7 @@ class ConnectionWatchdog:
         self._is_idle = asyncio.Event()
         event.listen(engine.sync_engine, "do_connect", self._connect)
         event.listen(engine.sync_engine, "checkout", self._check_out)
-        event.listen(engine.sync_engine, "checkin", self._check_in)
+        event.listen(engine.sync_engine, "checkin", lambda _, entry: self._end(entry))
 
     async def close(self) -> None:
         """Cut what is in use, and wait until those who use it know, for a moment at most."""
@@ -84,9 +84,6 @@ class ConnectionWatchdog:
         ):
             raise DisconnectionError
         self._begin(connection, entry)
-
-    def _check_in(self, _connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-        self._end(entry)
 
     def _begin(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         self._end(entry)
