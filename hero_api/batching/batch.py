@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -346,10 +347,7 @@ def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:
     found = stages(calls)
     ordered = [call for stage in found for call in stage]
     middle = len(ordered) // 2
-    ends, end = [], 0
-    for stage in found[:-1]:
-        end += len(stage)
-        ends.append(end)
+    ends = accumulate(map(len, found[:-1]))
     cut = min(ends, key=lambda end: abs(end - middle), default=middle)
     yield from (half for half in (ordered[:cut], ordered[cut:]) if half)
 
