@@ -58,7 +58,7 @@ class BatchQueues:
     """
 
     def __init__(self, *, timeout: float, readers: int) -> None:
-        self.closed = False
+        self._closed = False
         self.info: dict[str, Any] = {_KEY: self}
         self._timeout = timeout
         # It is fair, which the pool of connections is not: that one gives a connection back to the
@@ -76,11 +76,11 @@ class BatchQueues:
         return iter(self._queues.values())
 
     def queue(self, spec: QueueSpec) -> "BatchQueue":
-        """Return the queue of this kind."""
+        """Return the queue of this kind. Raises `ClosingError` when the application ends."""
+        if self._closed:
+            raise ClosingError
         queue = self._queues.get(spec)
         if queue is None:
-            if self.closed:
-                raise ClosingError
             # There is one queue that writes, and one batch of it at a time.
             connections = asyncio.Semaphore() if spec.writes else self._readers
             queue = self._queues[spec] = BatchQueue(spec, connections, timeout=self._timeout)
@@ -88,13 +88,13 @@ class BatchQueues:
 
     def give_up(self) -> None:
         """Answer every call now, as if its deadline had passed, and refuse new ones."""
-        self.closed = True
+        self._closed = True
         for queue in self:
-            queue.give_up()
+            queue.answer_late(float("inf"))
 
     async def close(self) -> None:
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
-        self.closed = True
+        self._closed = True
         await asyncio.gather(*(queue.close() for queue in self))
 
 
@@ -117,7 +117,6 @@ class BatchQueue:
         self._connections = connections
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
         self._timeout = timeout
-        self._closed = False
         self._silent_until: defaultdict[type[Exception], float] = defaultdict(float)
         self._waiting: deque[AnyCall] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -134,8 +133,6 @@ class BatchQueue:
 
     def submit(self, spec: BatchSpec[S, Item, R], session: S, item: Item) -> asyncio.Future[R]:
         """Take a call in; the future has its result when its batch is committed."""
-        if self._closed:
-            raise ClosingError
         loop = asyncio.get_running_loop()
         now, since = loop.time(), arrived.get()
         deadline = self._timeout + (now if since is None else since)
@@ -154,14 +151,18 @@ class BatchQueue:
             self._set_timer(deadline)
         return answer
 
-    def give_up(self) -> None:
-        """Answer every call now, as if its deadline had passed, and refuse new ones."""
-        self._closed = True
-        self._answer_late(float("inf"))
+    def answer_late(self, now: float) -> None:
+        """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
+        may_be_stored = {
+            call for batch in self._begun if batch.may_have_written for call in batch.calls
+        }
+        for call in self._unanswered():
+            if call.deadline <= now:
+                self.expired += 1
+                call.settle(OutcomeUnknownError() if call in may_be_stored else LateError())
 
     async def close(self) -> None:
-        """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
-        self._closed = True
+        """Wait for the calls under way, at most until the last one's deadline."""
         tasks = [*self._row_tasks, *([self._task] if self._task else [])]
         if tasks:
             # A batch that nobody waits for still has a connection to give back.
@@ -270,14 +271,14 @@ class BatchQueue:
                 yield call
 
     def _expire(self, due: float) -> None:
-        """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
+        """Answer who is late, and set the timer for who comes next."""
         loop = asyncio.get_running_loop()
         late = loop.time() - due
         if late > _STALLED:
             # The process stood still, and with it everything that could have answered.
             for call in self._unanswered():
                 call.deadline += late
-        self._answer_late(loop.time())
+        self.answer_late(loop.time())
         self._timer = None
         if deadlines := [call.deadline for call in self._unanswered()]:
             self._set_timer(min(deadlines))
@@ -287,12 +288,3 @@ class BatchQueue:
             self._timer.cancel()
         self._due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._expire, due)
-
-    def _answer_late(self, now: float) -> None:
-        may_be_stored = {
-            call for batch in self._begun if batch.may_have_written for call in batch.calls
-        }
-        for call in self._unanswered():
-            if call.deadline <= now:
-                self.expired += 1
-                call.settle(OutcomeUnknownError() if call in may_be_stored else LateError())
