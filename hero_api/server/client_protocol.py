@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.buffered_transport import BufferedTransport
@@ -49,9 +52,9 @@ class ProtocolFactory:
         self._timeout = timeout
         self._time = asyncio.get_running_loop().time
 
-    def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.BaseProtocol:  # noqa: ANN401
+    def __call__(self, config: Config, server_state: ServerState) -> "ClientProtocol":
         """Make the protocol of a new connection."""
-        return ClientProtocol(self, partial(HTTPProtocol, app_state=app_state, **options))
+        return ClientProtocol(self, partial(HTTPProtocol, config, server_state))
 
     def limiter(self, data: bytes | bytearray) -> AdmissionLimiter | None:
         """Return the limiter of a request that begins with `data`; None where it need not wait."""
@@ -301,8 +304,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
             self._is_full = True
 
     def _open_http(self, transport: asyncio.Transport) -> HTTPProtocol:
-        self.http = self._make_http()
-        self.http.app_state = self.http.app_state | {"connection": self}
+        self.http = self._make_http({"connection": self})
         self.http.connection_made(transport)
         return self.http
 

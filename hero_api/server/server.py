@@ -185,12 +185,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, on no socket of uvicorn's."""
         await super().startup(sockets or [])
-        protocol = partial(
-            self._protocols,
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
+        protocol = partial(self._protocols, self.config, self.server_state)
         timeout = self._app.state.settings.client_timeout
         self._acceptor = Acceptor(self._listener.socket, protocol, self.config.ssl, timeout)
 
