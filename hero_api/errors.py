@@ -51,7 +51,7 @@ class StaleError(ServiceError):
 
 
 class UnfitKeyError(ServiceError):
-    """What came as an Idempotency-Key is none."""
+    """The Idempotency-Key header is no valid key."""
 
     status = 400
     detail = "An Idempotency-Key is one header of 1 to 255 characters"

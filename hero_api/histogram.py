@@ -20,7 +20,7 @@ class Histogram:
         self.total += value
 
     def observe_all(self, values: Sequence[float]) -> None:
-        """Count some values, which are often of one magnitude."""
+        """Count some values, which often fall into one bucket."""
         first, last = (bisect_left(self.bounds, value) for value in (min(values), max(values)))
         if first == last:
             self.counts[first] += len(values)

@@ -275,8 +275,8 @@ class Batch:
                 if len(part) > 1:
                     parts = [*_halves(part), *parts]
                 else:
-                    # Told with the answers of the others: who asks again at once is not in the
-                    # next batch too.
+                    # Told with the answers of the others: a client that tries again at once
+                    # would spoil the next batch too.
                     refused.append((part[0], self._refusal(part[0], error)))
             else:
                 served += part
@@ -318,7 +318,7 @@ class Batch:
     ) -> None:
         self._report(error, told(), len(calls))
         for call in calls:
-            call.settle(told())  # each an error of its own: whoever raises it adds to it
+            call.settle(told())  # an error each: whoever raises it adds to its traceback
 
 
 def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:

@@ -24,8 +24,8 @@ Engines = sqlite.SQLite | postgresql.PostgreSQL
 class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
-    `info` is that of its application. The ORM's part of it is made when it is first used: a batch
-    uses one session, that of its first call, and the others' would take a tenth of a get.
+    `info` is that of its application. The ORM's session is made on first use: a batch uses only
+    that of its first call, and to make the others would take a tenth of a get.
     """
 
     def __init__(self, engine: AsyncEngine, info: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ async def open_database(
 
 
 async def connect(session: AsyncSession) -> Connection:
-    """Return the session's connection; open it, and begin the transaction, where that is to do.
+    """Return the session's connection; open it, and begin the transaction, if need be.
 
     Raises `UnavailableError`.
     """

@@ -28,9 +28,9 @@ def shown(url: URL) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return what a driver says, in one line, without a name that no parameter has.
+    """Return what a driver says, in one line, without the name of an option that it does not know.
 
-    That is what follows an & in a password which stands in the URL as it is.
+    Such a name is part of the password, where that has an & which is not escaped.
     """
     said = (error.orig or error) if isinstance(error, DBAPIError) else error
     line = " ".join(str(said).split())
@@ -63,7 +63,7 @@ def _normal_url(given: str) -> str:
 
 
 def _as_sqlalchemy_has_it(text: str) -> str:
-    """Move into the query what SQLAlchemy takes for no host: several, or a socket's directory."""
+    """Move hosts that SQLAlchemy cannot parse into the query: several, or a socket's directory."""
     match = _PARTS.fullmatch(text)
     if not match:
         raise ValueError(_NO_URL)
@@ -114,7 +114,7 @@ def _check_file_url(text: str, url: URL) -> None:
 
 
 def _with_credentials_apart(url: URL) -> URL:
-    """Write `?user=a&password=b` as SQLAlchemy does, who hides a password that stands there."""
+    """Move `?user=a&password=b` to where SQLAlchemy hides a password."""
     given = {name: values[-1] for name, values in url.normalized_query.items()}
     return url.difference_update_query(("user", "password")).set(
         username=url.username or given.get("user"), password=url.password or given.get("password")
@@ -126,7 +126,7 @@ def _with_ports_apart(url: URL) -> URL:
     hosts = ",".join(url.normalized_query.get("host", ())).split(",")
     parts = [_HOST_AND_PORT.fullmatch(host) for host in hosts]
     if "port" in url.query or all(part and not part[3] for part in parts):
-        # SQLAlchemy takes each ":" for a port's where `host` stands several times.
+        # In several `host` parameters SQLAlchemy would take each ":" for a port's.
         return url.update_query_dict({"host": ",".join(hosts)} if any(hosts) else {})
     if not all(parts):
         raise ValueError(_NO_URL)

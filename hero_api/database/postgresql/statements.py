@@ -56,7 +56,7 @@ class PostgreSQLStatements(Statements):
 
     def __init__(self, of: Table, filters: Mapping[str, Filter]) -> None:
         super().__init__(of, filters)
-        self.probe = self.create  # of nothing: it meets all that a create would
+        self.probe = self.create  # without items: it meets all that a create would
         self.catch_up = self.compile(self._catch_up())
         # By whether ids are drawn (False) or chosen (True), or neither (None), and whether to wait.
         self._locks = {

@@ -1,4 +1,4 @@
-"""SQLite: the file that it keeps the heroes in, and how its connections are set up."""
+"""SQLite: the engines of a file, and how their connections are set up."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ from hero_api.settings import Settings
 
 STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
-_MOMENT = 1.0  # seconds, in which one that only looked into the file has closed it
+_MOMENT = 1.0  # seconds, enough for a process that only looks into the file to close it
 _LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
 _HEADER = """
     SELECT file, user_version, page_count < max_page_count OR freelist_count > 0
@@ -66,7 +66,7 @@ def check_alone(settings: Settings) -> None:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
-        # What else it is, the command itself meets too.
+        # Any other error the command meets by itself.
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             raise unusable(
                 settings.path,
@@ -150,10 +150,10 @@ class SQLite:
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
-        Where another holds the file, or a batch its connection, it stays until the next start.
-        One that was opened and then replaced gets what is its own: SQLite holds it open. Not so
-        where another process has begun a WAL in the place of a deleted one: what it has written
-        since would be overwritten.
+        It stays where another process holds the file, or a batch the connection. A file that was
+        replaced still gets what belongs to it: SQLite has it open. A WAL that another process has
+        begun in the place of a deleted one is left alone: a checkpoint would overwrite what that
+        process has written.
         """
         try:
             if not self._has_own_log():
@@ -186,7 +186,7 @@ class SQLite:
     def _has_own_log(self) -> bool:
         """Say whether no other process has put a WAL, or its index, in the place of the writer's.
 
-        What was deleted, and nothing more, the writer still has open.
+        One that was only deleted the writer still has open.
         """
         found = map(identity, self._own_files)
         return all(each in {None, own} for each, own in zip(found, self._beside, strict=False))

@@ -108,7 +108,7 @@ def _check_content(path: Path) -> None:
             if pages * page_size > _size(path) + _size(beside(path, "-wal")):
                 raise unusable(path, "the file lacks its end; restore a backup")
     except sqlite3.Error as error:
-        # Whatever else it is, such as a lock or a transaction to roll back, the opening meets too.
+        # Whatever else it is, such as a lock or a transaction to roll back, shows later too.
         if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise unusable(path, f"{error}; restore a backup") from error
 
@@ -161,7 +161,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
-    # SQLite would make its two files beside one that nobody uses, unless it is told so.
+    # Unless it is told that nobody uses the file, SQLite would make its two beside it.
     unused = not beside(path, "-wal").exists() and _is_in_wal_mode(path)
     query = f"?mode=ro&immutable={int(unused)}"
     return sqlite3.connect(uri(path, query), uri=True, isolation_level=None, timeout=timeout)
