@@ -121,7 +121,6 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._held = bytearray()
         self._is_full = False  # uvicorn has paused the reading
         self._is_half_closed = False
-        self._endless = 0  # bytes since the end of a head, or some of a body, was parsed
         self._answered = 0
         self._receives_since: float | None = None
         self._sends_since: float | None = None
@@ -289,11 +288,10 @@ class ClientProtocol(asyncio.BufferedProtocol):
     def _pass_on(self, data: bytes) -> None:
         transport = cast("asyncio.Transport", self._transport)
         http = self.http or self._open_http(transport)
-        before = http.progress
+        http.endless += len(data)
         http.data_received(data)
         self._time_client()
-        self._endless = 0 if http.progress > before else self._endless + len(data)
-        if self._endless > _MAX_HEAD:
+        if http.endless > _MAX_HEAD:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             http.refuse(status, "The head of the request is too large")
         if self._factory.is_draining:

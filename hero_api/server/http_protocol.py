@@ -25,13 +25,13 @@ class HTTPProtocol(HttpToolsProtocol):
     """Follows httptools' callbacks: only the parser knows for sure where a message ends."""
 
     # So many more in the instance's dict would make it larger and slower.
-    __slots__ = ("_cycles", "_tail", "is_lost", "progress", "requests", "state")
+    __slots__ = ("_cycles", "_tail", "endless", "is_lost", "requests", "state")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
         self.state = ParseState.IDLE
         self.requests = 0  # whose heads have arrived
-        self.progress = 0  # counts these, and pieces of bodies
+        self.endless = 0  # bytes that came since the end of a head, or some of a body, was parsed
         self.is_lost = False  # what follows on the connection is no HTTP, or cannot be parsed
         self._tail = b""
         self._cycles: list[RequestResponseCycle] = []
@@ -79,7 +79,7 @@ class HTTPProtocol(HttpToolsProtocol):
             raise ValueError("Host")
         self.state = ParseState.BODY
         self.requests += 1
-        self.progress += 1
+        self.endless = 0
         self.is_lost = self.parser.should_upgrade()
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
@@ -89,7 +89,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Record that some of a body has arrived."""
-        self.progress += 1
+        self.endless = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
