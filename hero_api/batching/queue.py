@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Self
 
@@ -113,6 +114,7 @@ class BatchQueue:
         self.commits = Histogram(SECONDS)
         self.refused = 0
         self.expired = 0
+        self._batch = partial(Batch, writes=spec.writes, report=self._report, commits=self.commits)
         self._spec = spec
         self._connections = connections
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
@@ -171,15 +173,6 @@ class BatchQueue:
             # One that stands still is left alone: to cancel it would wait for its connection.
         if self._timer is not None:
             self._timer.cancel()
-
-    def _batch(self, calls: Sequence[AnyCall], *, waits: bool = False) -> Batch:
-        return Batch(
-            calls,
-            writes=self.writes,
-            report=self._report,
-            commits=self.commits,
-            waits=waits,
-        )
 
     async def _run(self) -> None:
         """Serve what has come, in batches, until nobody waits."""
