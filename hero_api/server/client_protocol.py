@@ -121,7 +121,6 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._held = bytearray()
         self._is_full = False  # uvicorn has paused the reading
         self._is_half_closed = False
-        self._answered = 0
         self._receives_since: float | None = None
         self._sends_since: float | None = None
 
@@ -132,7 +131,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
 
     @property
     def _under_way(self) -> int:
-        return self.http.requests - self._answered if self.http else 0
+        return self.http.under_way if self.http else 0
 
     @property
     def _is_lost(self) -> bool:
@@ -237,11 +236,11 @@ class ClientProtocol(asyncio.BufferedProtocol):
 
     def request_ended(self) -> None:
         """Go on after an answer, which may come before the whole request has arrived."""
-        self._answered += 1
         self._is_full = False
         http, transport = self.http, self._transport
         if http is None or transport is None:
             return
+        http.under_way -= 1
         self._receives_since = None
         self._time_client()
         if not self._under_way:

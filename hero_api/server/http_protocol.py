@@ -25,12 +25,12 @@ class HTTPProtocol(HttpToolsProtocol):
     """Follows httptools' callbacks: only the parser knows for sure where a message ends."""
 
     # So many more in the instance's dict would make it larger and slower.
-    __slots__ = ("_cycles", "_tail", "endless", "is_lost", "requests", "state")
+    __slots__ = ("_cycles", "_tail", "endless", "is_lost", "state", "under_way")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
         self.state = ParseState.IDLE
-        self.requests = 0  # whose heads have arrived
+        self.under_way = 0  # requests whose heads have arrived, and that are not answered
         self.endless = 0  # bytes that came since the end of a head, or some of a body, was parsed
         self.is_lost = False  # what follows on the connection is no HTTP, or cannot be parsed
         self._tail = b""
@@ -78,7 +78,7 @@ class HTTPProtocol(HttpToolsProtocol):
         if hosts != 1 and self.parser.get_http_version() == "1.1":
             raise ValueError("Host")
         self.state = ParseState.BODY
-        self.requests += 1
+        self.under_way += 1
         self.endless = 0
         self.is_lost = self.parser.should_upgrade()
         super().on_headers_complete()
