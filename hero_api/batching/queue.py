@@ -195,7 +195,8 @@ class BatchQueue:
         self._begun.add(batch)
         self.sizes.observe(len(batch.calls))
         latest = asyncio.get_running_loop().time() + self._timeout
-        self.waits.observe_all([latest - call.deadline for call in batch.calls])
+        for call in batch.calls:
+            self.waits.observe(latest - call.deadline)
         try:
             await batch.serve()
         except asyncio.CancelledError:
