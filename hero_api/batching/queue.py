@@ -8,9 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Self
-
-from sqlalchemy.ext.asyncio import AsyncSession
+from typing import Any
 
 from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
 from hero_api.database.postgresql.engine import LOCKED_ROWS
@@ -26,7 +24,7 @@ from hero_api.errors import (
 )
 from hero_api.histogram import SECONDS, Histogram
 
-_KEY = "hero_api.queues"
+QUEUES = "hero_api.queues"  # under this name a session's `info` has its queues
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
@@ -60,17 +58,12 @@ class BatchQueues:
 
     def __init__(self, *, timeout: float, readers: int) -> None:
         self._closed = False
-        self.info: dict[str, Any] = {_KEY: self}
+        self.info: dict[str, Any] = {QUEUES: self}
         self._timeout = timeout
         # It is fair, which the pool of connections is not: that one gives a connection back to the
         # queue that has just returned it, before it wakes the one that waits.
         self._readers = asyncio.Semaphore(readers)
         self._queues: dict[QueueSpec, BatchQueue] = {}
-
-    @classmethod
-    def of(cls, session: AsyncSession) -> Self | None:
-        """Return the queues that a session brings along."""
-        return session.info.get(_KEY)
 
     def __iter__(self) -> Iterator["BatchQueue"]:
         """Iterate over the queues that were used."""
