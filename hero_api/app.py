@@ -57,7 +57,8 @@ def create_app(
     app.routes[:] = documentation = [each for each in app.routes if getattr(each, "path", None)]
     app.state.settings = settings
     app.state.storages = storages
-    if not settings.telemetry:  # FastAPI reports how it solved the dependencies only where it does
+    # FastAPI reports how it solved the dependencies of a request only where it serves it.
+    if not settings.telemetry:
         app.add_middleware(FastRoutesMiddleware)
     app.add_middleware(
         BodyLimitMiddleware,
@@ -81,7 +82,7 @@ def create_app(
     app.router.dependencies.append(declared_query)
     health.add_routes(app)
     add_metrics(app)
-    # These two pass a copy of the scope on: what is outside of them does not learn the route.
+    # These two pass on a copy of the scope: the middlewares around them do not learn the route.
     app.add_middleware(HeadMiddleware)
     if settings.root_path:
         app.add_middleware(PrefixMiddleware, prefix=settings.root_path)

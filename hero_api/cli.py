@@ -43,8 +43,8 @@ def hero_api(
 ) -> None:
     """Serve heroes over HTTP, and look after the database that they are in.
 
-    It is the one that HERO_API_DATABASE_URL names: sqlite:///file.db, or
-    postgresql://user:password@host/database; by default the file database.db of this directory.
+    HERO_API_DATABASE_URL names it: sqlite:///file.db, or postgresql://user:password@host/database.
+    By default it is the file database.db of this directory.
 
     Each command ends with a line that says what it did. An error is one line on standard error,
     and a status that is not 0.
@@ -337,7 +337,7 @@ def main() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            # It was closed. No connection may take its place: the event loop would abort.
+            # It is closed. If a connection took its number, the event loop would abort.
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

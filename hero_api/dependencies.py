@@ -58,7 +58,7 @@ async def read_hero_lines(request: Request) -> Mapping[int, HeroCreate]:
 async def get_if_match(request: Request) -> frozenset[str] | None:
     """Return the tags of which a hero must have one; None where any hero will do."""
     values = request.headers.getlist("If-Match")
-    # One that is not there is a 404 with "*" too: a condition counts where there would be a 200.
+    # A missing hero is a 404 with "*" too: a condition counts where there would be a 200.
     tags = tags_in(values, weak=False) if values else {ANY}
     return None if ANY in tags else frozenset(tags)
 

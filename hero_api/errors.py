@@ -51,7 +51,7 @@ class StaleError(ServiceError):
 
 
 class UnfitKeyError(ServiceError):
-    """What came as an Idempotency-Key is none."""
+    """The Idempotency-Key header is no valid key."""
 
     status = 400
     detail = "An Idempotency-Key is one header of 1 to 255 characters"
@@ -117,9 +117,6 @@ class StatementError(FaultError):
     """The database cannot run a statement of the service, whatever the request."""
 
     detail = "The database's table is not one that the service can use; nothing was changed"
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason=reason)
 
 
 class NotRunningError(FaultError):

@@ -19,16 +19,6 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def observe_all(self, values: Sequence[float]) -> None:
-        """Count some values, which are often of one magnitude."""
-        first, last = (bisect_left(self.bounds, value) for value in (min(values), max(values)))
-        if first == last:
-            self.counts[first] += len(values)
-        else:
-            for value in values:
-                self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += sum(values)
-
     @property
     def count(self) -> int:
         """How many values were observed."""

@@ -11,7 +11,7 @@ from hero_api.database.pages import MAX_CHOSEN_ID, NUMBER, Number, Page
 
 MAX_AGE = 2**31 - 1
 MAX_NAME, MAX_SECRET_NAME = 500, 10_000  # characters
-_WITHOUT_NUL = r"^[^\x00]*$"  # every dialect of regular expressions takes it so
+_WITHOUT_NUL = r"^[^\x00]*$"  # in every dialect of regular expressions
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=_WITHOUT_NUL)]
 SecretName = Annotated[
@@ -22,7 +22,7 @@ ChosenId = Annotated[int, Field(ge=1, le=MAX_CHOSEN_ID), NUMBER]
 
 
 class HeroBase(SQLModel):
-    """What is stored and answered of a hero; no constraints: a row of others is served too."""
+    """What is stored and answered of a hero; no constraints: what others wrote is served too."""
 
     id: int | None = None  # first here, and so in every model and in the table
     name: str = TableField(index=True, sa_column_kwargs={"info": {"longest": MAX_NAME}})

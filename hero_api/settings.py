@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     def from_environment(cls, **options: object) -> "Settings":
         """Read the environment; an unknown `HERO_API_...` variable is a warning that names it.
 
-        An option of the command counts for more, unless it is None.
+        An option of the command takes precedence, unless it is None.
         """
         settings = cls(**{name: value for name, value in options.items() if value is not None})
         for name in sorted(set(os.environ) - set(cls.variables())):

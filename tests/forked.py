@@ -100,7 +100,7 @@ def _run(
     with errors.open("ab") as file:
         os.dup2(file.fileno(), 2)
     # Those of the process that was forked know what kind of file was there.
-    sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: PTH123, SIM115
+    sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)

@@ -14,7 +14,7 @@ from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S
-from hero_api.batching.queue import BatchQueues, QueueSpec
+from hero_api.batching.queue import QUEUES, BatchQueues, QueueSpec
 from hero_api.database.verdicts import judge
 from hero_api.errors import FaultError, ServiceError
 
@@ -50,7 +50,8 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     spec = BatchSpec(function, name, touches, locks, is_urgent, is_alone)
 
     def call(session: S, item: Item) -> Awaitable[R]:
-        queues = BatchQueues.of(session) if isinstance(session, AsyncSession) else None
+        is_session = isinstance(session, AsyncSession)
+        queues: BatchQueues | None = session.info.get(QUEUES) if is_session else None
         if queues is None:
             return _serve_alone(spec, session, item, writes=queue.writes)
         return queues.queue(queue).submit(spec, session, item)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -274,8 +275,8 @@ class Batch:
                 if len(part) > 1:
                     parts = [*_halves(part), *parts]
                 else:
-                    # Told with the answers of the others: who asks again at once is not in the
-                    # next batch too.
+                    # Told with the answers of the others: a client that tries again at once
+                    # would spoil the next batch too.
                     refused.append((part[0], self._refusal(part[0], error)))
             else:
                 served += part
@@ -307,7 +308,8 @@ class Batch:
         if isinstance(told, UnavailableError) and is_hearsay(error):
             told = RefusedError()  # the same statement works for others
         if isinstance(told, RefusedError) and not self._writes:
-            told = StatementError(f"{call.spec.name}: {describe(error)}")  # nobody refuses a read
+            # Nobody refuses a read.
+            told = StatementError(reason=f"{call.spec.name}: {describe(error)}")
         self._report(error, told, 1)
         return told
 
@@ -316,7 +318,7 @@ class Batch:
     ) -> None:
         self._report(error, told(), len(calls))
         for call in calls:
-            call.settle(told())  # each an error of its own: whoever raises it adds to it
+            call.settle(told())  # an error each: whoever raises it adds to its traceback
 
 
 def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
@@ -345,10 +347,7 @@ def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:
     found = stages(calls)
     ordered = [call for stage in found for call in stage]
     middle = len(ordered) // 2
-    ends, end = [], 0
-    for stage in found[:-1]:
-        end += len(stage)
-        ends.append(end)
+    ends = accumulate(map(len, found[:-1]))
     cut = min(ends, key=lambda end: abs(end - middle), default=middle)
     yield from (half for half in (ordered[:cut], ordered[cut:]) if half)
 

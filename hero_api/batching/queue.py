@@ -6,10 +6,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import Any, Self
-
-from sqlalchemy.ext.asyncio import AsyncSession
+from typing import Any
 
 from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
 from hero_api.database.postgresql.engine import LOCKED_ROWS
@@ -25,7 +24,7 @@ from hero_api.errors import (
 )
 from hero_api.histogram import SECONDS, Histogram
 
-_KEY = "hero_api.queues"
+QUEUES = "hero_api.queues"  # under this name a session's `info` has its queues
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
@@ -58,29 +57,24 @@ class BatchQueues:
     """
 
     def __init__(self, *, timeout: float, readers: int) -> None:
-        self.closed = False
-        self.info: dict[str, Any] = {_KEY: self}
+        self._closed = False
+        self.info: dict[str, Any] = {QUEUES: self}
         self._timeout = timeout
         # It is fair, which the pool of connections is not: that one gives a connection back to the
         # queue that has just returned it, before it wakes the one that waits.
         self._readers = asyncio.Semaphore(readers)
         self._queues: dict[QueueSpec, BatchQueue] = {}
 
-    @classmethod
-    def of(cls, session: AsyncSession) -> Self | None:
-        """Return the queues that a session brings along."""
-        return session.info.get(_KEY)
-
     def __iter__(self) -> Iterator["BatchQueue"]:
         """Iterate over the queues that were used."""
         return iter(self._queues.values())
 
     def queue(self, spec: QueueSpec) -> "BatchQueue":
-        """Return the queue of this kind."""
+        """Return the queue of this kind. Raises `ClosingError` when the application ends."""
+        if self._closed:
+            raise ClosingError
         queue = self._queues.get(spec)
         if queue is None:
-            if self.closed:
-                raise ClosingError
             # There is one queue that writes, and one batch of it at a time.
             connections = asyncio.Semaphore() if spec.writes else self._readers
             queue = self._queues[spec] = BatchQueue(spec, connections, timeout=self._timeout)
@@ -88,13 +82,13 @@ class BatchQueues:
 
     def give_up(self) -> None:
         """Answer every call now, as if its deadline had passed, and refuse new ones."""
-        self.closed = True
+        self._closed = True
         for queue in self:
-            queue.give_up()
+            queue.answer_late(float("inf"))
 
     async def close(self) -> None:
         """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
-        self.closed = True
+        self._closed = True
         await asyncio.gather(*(queue.close() for queue in self))
 
 
@@ -113,11 +107,11 @@ class BatchQueue:
         self.commits = Histogram(SECONDS)
         self.refused = 0
         self.expired = 0
+        self._batch = partial(Batch, writes=spec.writes, report=self._report, commits=self.commits)
         self._spec = spec
         self._connections = connections
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
         self._timeout = timeout
-        self._closed = False
         self._silent_until: defaultdict[type[Exception], float] = defaultdict(float)
         self._waiting: deque[AnyCall] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -134,8 +128,6 @@ class BatchQueue:
 
     def submit(self, spec: BatchSpec[S, Item, R], session: S, item: Item) -> asyncio.Future[R]:
         """Take a call in; the future has its result when its batch is committed."""
-        if self._closed:
-            raise ClosingError
         loop = asyncio.get_running_loop()
         now, since = loop.time(), arrived.get()
         deadline = self._timeout + (now if since is None else since)
@@ -154,14 +146,18 @@ class BatchQueue:
             self._set_timer(deadline)
         return answer
 
-    def give_up(self) -> None:
-        """Answer every call now, as if its deadline had passed, and refuse new ones."""
-        self._closed = True
-        self._answer_late(float("inf"))
+    def answer_late(self, now: float) -> None:
+        """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
+        may_be_stored = {
+            call for batch in self._begun if batch.may_have_written for call in batch.calls
+        }
+        for call in self._unanswered():
+            if call.deadline <= now:
+                self.expired += 1
+                call.settle(OutcomeUnknownError() if call in may_be_stored else LateError())
 
     async def close(self) -> None:
-        """Refuse new calls, and wait for those under way, at most until the last one's deadline."""
-        self._closed = True
+        """Wait for the calls under way, at most until the last one's deadline."""
         tasks = [*self._row_tasks, *([self._task] if self._task else [])]
         if tasks:
             # A batch that nobody waits for still has a connection to give back.
@@ -170,15 +166,6 @@ class BatchQueue:
             # One that stands still is left alone: to cancel it would wait for its connection.
         if self._timer is not None:
             self._timer.cancel()
-
-    def _batch(self, calls: Sequence[AnyCall], *, waits: bool = False) -> Batch:
-        return Batch(
-            calls,
-            writes=self.writes,
-            report=self._report,
-            commits=self.commits,
-            waits=waits,
-        )
 
     async def _run(self) -> None:
         """Serve what has come, in batches, until nobody waits."""
@@ -201,7 +188,8 @@ class BatchQueue:
         self._begun.add(batch)
         self.sizes.observe(len(batch.calls))
         latest = asyncio.get_running_loop().time() + self._timeout
-        self.waits.observe_all([latest - call.deadline for call in batch.calls])
+        for call in batch.calls:
+            self.waits.observe(latest - call.deadline)
         try:
             await batch.serve()
         except asyncio.CancelledError:
@@ -270,14 +258,14 @@ class BatchQueue:
                 yield call
 
     def _expire(self, due: float) -> None:
-        """Answer the calls whose deadline has passed, whether or not their batch ever ends."""
+        """Answer who is late, and set the timer for who comes next."""
         loop = asyncio.get_running_loop()
         late = loop.time() - due
         if late > _STALLED:
             # The process stood still, and with it everything that could have answered.
             for call in self._unanswered():
                 call.deadline += late
-        self._answer_late(loop.time())
+        self.answer_late(loop.time())
         self._timer = None
         if deadlines := [call.deadline for call in self._unanswered()]:
             self._set_timer(min(deadlines))
@@ -287,12 +275,3 @@ class BatchQueue:
             self._timer.cancel()
         self._due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._expire, due)
-
-    def _answer_late(self, now: float) -> None:
-        may_be_stored = {
-            call for batch in self._begun if batch.may_have_written for call in batch.calls
-        }
-        for call in self._unanswered():
-            if call.deadline <= now:
-                self.expired += 1
-                call.settle(OutcomeUnknownError() if call in may_be_stored else LateError())

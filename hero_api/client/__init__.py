@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -147,20 +148,17 @@ class HeroClient:
             return answer
 
         is_safe, end = method == "GET" or key is not None, time.monotonic() + self._patience
-        return await self._call(self._judge(end, is_safe=is_safe), attempt)
+        return await self._call(partial(_judge, is_safe=is_safe, end=end), attempt)
 
-    def _judge(self, end: float, *, is_safe: bool) -> Callable[[Exception], bool | float]:
-        """Return what says of an error whether to try again, and after how long."""
 
-        def judge(error: Exception) -> bool | float:
-            if not isinstance(error, HeroClientError):
-                return isinstance(error, _NOT_ANSWERED if is_safe else _NOT_SENT)
-            may_repeat = is_safe or "nothing was" in str(error.detail)
-            if error.status not in _MAY_PASS or not may_repeat:
-                return False
-            if error.retry_after is None:
-                return True
-            wait = error.retry_after + random.uniform(0, _JITTER)  # noqa: S311
-            return wait if time.monotonic() + wait < end else False
-
-        return judge
+def _judge(error: Exception, *, is_safe: bool, end: float) -> bool | float:
+    """Say whether to try again after an error, or after how many seconds."""
+    if not isinstance(error, HeroClientError):
+        return isinstance(error, _NOT_ANSWERED if is_safe else _NOT_SENT)
+    may_repeat = is_safe or "nothing was" in str(error.detail)
+    if error.status not in _MAY_PASS or not may_repeat:
+        return False
+    if error.retry_after is None:
+        return True
+    wait = error.retry_after + random.uniform(0, _JITTER)  # noqa: S311
+    return wait if time.monotonic() + wait < end else False

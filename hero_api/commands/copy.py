@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Table
 
-from hero_api.commands.endpoints import open_to_read, open_to_write
+from hero_api.commands.endpoints import TransferEndpoint, open_to_read, open_to_write
 from hero_api.commands.progress import Progress
 from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.database.transfer import Row, TransferEndpoint, in_order
+from hero_api.database.transfer import Row, in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 

@@ -8,8 +8,9 @@ from hero_api.database.postgresql.transfer import PostgreSQLEndpoint
 from hero_api.database.sessions import open_database
 from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.transfer import SQLiteEndpoint
-from hero_api.database.transfer import TransferEndpoint
 from hero_api.settings import Settings
+
+TransferEndpoint = SQLiteEndpoint | PostgreSQLEndpoint
 
 
 def open_to_read(settings: Settings, table: Table) -> TransferEndpoint:
@@ -37,5 +38,5 @@ def make_table(settings: Settings, table: Table) -> None:
     asyncio.run(start())
 
 
-def _endpoint(settings: Settings) -> type[PostgreSQLEndpoint | SQLiteEndpoint]:
+def _endpoint(settings: Settings) -> type[TransferEndpoint]:
     return PostgreSQLEndpoint if settings.is_postgresql else SQLiteEndpoint

@@ -65,5 +65,5 @@ def kind_of(column: Column[Any]) -> Kind:
 
 
 def _undecorated(its_type: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return what a type is made of, such as SQLModel's for text."""
+    """Return the type that a decorated one wraps, as SQLModel's for text does."""
     return its_type.impl_instance if isinstance(its_type, TypeDecorator) else its_type

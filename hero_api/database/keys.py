@@ -9,7 +9,7 @@ from sqlmodel import SQLModel
 
 from hero_api.database.verdicts import describe
 
-# Of all nouns. The primary key begins with the key: no other statement is to be led along it.
+# Of all nouns. The key comes first in the primary key: its index is for lookups by key alone.
 KEYS = Table(
     "hero_api_idempotency",
     SQLModel.metadata,
@@ -17,11 +17,11 @@ KEYS = Table(
     Column("noun", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
     Column("row_id", BigInteger, nullable=False, index=True),
-    # The ids of several rows, the first of which is `row_id`; nothing once that row was deleted.
+    # Of several rows their ids, the first of which is `row_id`; NULL once that row was deleted.
     Column("answer", Text),
     Column("created", BigInteger, nullable=False, index=True),
 )
-# Under this key a session has the seconds that a key is kept.
+# Under this name a session's `info` has the seconds that a key is kept.
 KEPT = "hero_api.key_seconds"
 
 logger = logging.getLogger("hero_api")
@@ -105,7 +105,7 @@ def has_keys(connection: Connection) -> bool:
 
 
 def make_keys(connection: Connection) -> None:
-    """Make the table of the keys; a role that may not has none."""
+    """Make the table of the keys; warn where the role may not."""
     try:
         with connection.begin_nested():
             KEYS.create(connection, checkfirst=True)

@@ -100,7 +100,7 @@ def check_last_id(table: Table, last: int | None) -> None:
 def columns_of(connection: Connection, table: Table) -> Sequence[Any]:
     """Return the columns that the database's table has, as SQLAlchemy describes them."""
     with warnings.catch_warnings():
-        # Of a column that is not the service's, and of a type that SQLAlchemy does not know.
+        # Columns that are not the service's may be of types that SQLAlchemy does not know.
         warnings.simplefilter("ignore", SAWarning)
         return inspect(connection).get_columns(table.name)
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -18,13 +18,14 @@ from hero_api.settings import Settings
 # Under this key sessions of one application share the statements for its tables.
 STATEMENTS = "hero_api.statements"
 _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
+Engines = sqlite.SQLite | postgresql.PostgreSQL
 
 
 class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
-    `info` is that of its application. The ORM's part of it is made when it is first used: a batch
-    uses one session, that of its first call, and the others' would take a tenth of a get.
+    `info` is that of its application. The ORM's session is made on first use: a batch uses only
+    that of its first call, and to make the others would take a tenth of a get.
     """
 
     def __init__(self, engine: AsyncEngine, info: dict[str, Any]) -> None:
@@ -83,21 +84,6 @@ class ReadWriteSession(ReadOnlySession):
         return error
 
 
-class Engines(Protocol):
-    """What an engine's module brings: where to write, where to read, and their beginning and end.
-
-    `prepare` makes the tables that are not there, and raises `StartError` for a database that
-    cannot be used.
-    """
-
-    writer: AsyncEngine
-    reader: AsyncEngine
-
-    async def prepare(self, tables: Sequence[Table]) -> None: ...  # noqa: D102 - said above
-    async def dispose(self) -> None: ...  # noqa: D102
-    async def close(self) -> None: ...  # noqa: D102
-
-
 class Database:
     """The engines of one application. `info` is what each session brings along."""
 
@@ -141,7 +127,7 @@ async def open_database(
 
 
 async def connect(session: AsyncSession) -> Connection:
-    """Return the session's connection; open it, and begin the transaction, where that is to do.
+    """Return the session's connection; open it, and begin the transaction, if need be.
 
     Raises `UnavailableError`.
     """

@@ -62,7 +62,7 @@ class Stored(NamedTuple):
     has_triggers: bool  # which may have changed the row since
 
 
-# What is between the rows of a page. Nowhere else in it is there a line's end: JSON escapes them.
+# Separates the rows of a page. No row has a line's end in it: JSON escapes them.
 BETWEEN = ",\n"
 AFTER = "after"
 
@@ -168,7 +168,7 @@ class Statements:
         return self._page(select(*self.table.columns), *self._start_of(filters))
 
     def _start_of(self, filters: Sequence[str]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """Return of which rows a page takes the first, and how many of them it leaves out."""
+        """Return the condition of a page's rows, and how many of them it skips."""
         if not filters:
             return literal_column("(@start)"), ZERO
         return self._conditions(filters), self._number("offset")
@@ -210,7 +210,7 @@ class Statements:
         raise NotImplementedError
 
     def _has_triggers(self) -> ColumnElement[Any]:
-        """Say whether what RETURNING shows may not be what the row holds at the end."""
+        """Say whether triggers may change what RETURNING has shown."""
         raise NotImplementedError
 
     def _create(self) -> ClauseElement:

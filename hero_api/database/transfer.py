@@ -1,37 +1,16 @@
-"""The two endpoints of a transfer: rows read in the order of their ids, and written in chunks."""
+"""What the endpoints of a transfer share: rows are read in the order of their ids, id first.
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+An endpoint that only reads shows what was there when it was opened. Its `last_drawn` is the last
+id that was ever given, where the database knows it; after `finish` none up to it is given again.
+What an endpoint cannot do is a `StartError`.
+"""
+
+from typing import Any
 
 from sqlalchemy import Select, Table, bindparam, select
 
-from hero_api.database.pages import MAX_ID, MIN_ID
-
 # The values of a table's columns, the id first. What another program wrote can be of any type.
 Row = tuple[Any, ...]
-
-
-class TransferEndpoint(Protocol):
-    """A table that rows are copied from, or into; what it cannot do is a `StartError`.
-
-    One that only reads shows what was there when it was opened. `last_drawn` is the last id that
-    was ever given, where the database knows it; after `finish` none up to it is given again.
-    """
-
-    name: str
-    identity: object
-    has_small_integers: bool
-    takes_nul: bool
-
-    def has_table(self) -> bool: ...
-    def count(self) -> int: ...
-    def last_id(self) -> int | None: ...
-    def last_drawn(self) -> int: ...
-    def rows(self, first: int = MIN_ID, last: int = MAX_ID) -> Iterator[Row]: ...
-    def clear(self) -> None: ...
-    def write(self, chunk: Sequence[Row]) -> None: ...
-    def finish(self, last_drawn: int) -> None: ...
-    def close(self) -> None: ...
 
 
 def in_order(table: Table) -> Select[Any]:

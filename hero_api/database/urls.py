@@ -61,7 +61,7 @@ def _normal_url(given: str) -> str:
 
 
 def _as_sqlalchemy_has_it(text: str) -> str:
-    """Move into the query what SQLAlchemy takes for no host: several, or a socket's directory."""
+    """Move hosts that SQLAlchemy cannot parse into the query: several, or a socket's directory."""
     match = _PARTS.fullmatch(text)
     if not match:
         raise ValueError(_NO_URL)
@@ -98,7 +98,7 @@ def _check_escapes(text: str) -> None:
 
 def _check_file_url(text: str, url: URL) -> None:
     """Refuse the URL of a SQLite file that would open another one, or none."""
-    if _is_in_memory(url):
+    if ":memory:" in (url.database or ":memory:") or url.query.get("mode") == "memory":
         message = (
             "is an in-memory SQLite database, of which each connection would see one of its own; "
             "use a file, for example sqlite:///heroes.db"
@@ -116,7 +116,7 @@ def _check_file_url(text: str, url: URL) -> None:
 
 
 def _with_credentials_apart(url: URL) -> URL:
-    """Write `?user=a&password=b` as SQLAlchemy does, who hides a password that stands there."""
+    """Move `?user=a&password=b` to where SQLAlchemy hides a password."""
     given = {name: values[-1] for name, values in url.normalized_query.items()}
     return url.difference_update_query(("user", "password")).set(
         username=url.username or given.get("user"), password=url.password or given.get("password")
@@ -128,7 +128,7 @@ def _with_ports_apart(url: URL) -> URL:
     hosts = ",".join(url.normalized_query.get("host", ())).split(",")
     parts = [_HOST_AND_PORT.fullmatch(host) for host in hosts]
     if "port" in url.query or all(part and not part[3] for part in parts):
-        # SQLAlchemy takes each ":" for a port's where `host` stands several times.
+        # In several `host` parameters SQLAlchemy would take each ":" for a port's.
         return url.update_query_dict({"host": ",".join(hosts)} if any(hosts) else {})
     if not all(parts):
         raise ValueError(_NO_URL)
@@ -154,11 +154,6 @@ def _check_parameters(url: URL) -> None:
     if url.query.keys() - {option.keyword.decode() for option in Conninfo.get_defaults()}:
         message = "has a parameter that libpq does not know; write & as %26 in a value"
         raise ValueError(message)
-
-
-def _is_in_memory(url: URL) -> bool:
-    database = url.database or ":memory:"
-    return ":memory:" in database or url.query.get("mode") == "memory"
 
 
 DatabaseURL = Annotated[str, AfterValidator(_normal_url)]

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -106,7 +106,6 @@ _BY_SQLSTATE: Mapping[str, _Kind] = {
     "XX001": (Concerns.ITEM, partial(CorruptError, "pg_amcheck")),
     "XX002": (Concerns.ITEM, partial(CorruptError, "pg_amcheck")),
 }
-_UNKNOWN: Any = object()
 _OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")
 _LONGEST = 300  # characters of a database's message in the log
 
@@ -121,9 +120,8 @@ def judge(error: Exception) -> Verdict:
     if isinstance(cause, sqlite3.Error):
         return _judge_sqlite(cause)
     # psycopg need not be installed: its errors are told by what they have.
-    state = getattr(cause, "sqlstate", _UNKNOWN)
-    if state is not _UNKNOWN:
-        return _judge_postgresql(state)
+    if hasattr(cause, "sqlstate"):
+        return _judge_postgresql(cause.sqlstate)
     if isinstance(error, (ContendedError, UnavailableError)):
         is_moment = isinstance(error, ContendedError)
         return Verdict(Concerns.MOMENT if is_moment else Concerns.EVERYBODY, error)
@@ -161,7 +159,7 @@ def blame_statement(name: str, error: Exception) -> Exception:
         return BusyError()  # a lock on the whole table
     is_old_plan = verdict.concerns is Concerns.MOMENT and isinstance(verdict.told, BrokenError)
     if verdict.concerns is Concerns.STATEMENT or is_old_plan:
-        return StatementError(f"{name}: {describe(error)}")
+        return StatementError(reason=f"{name}: {describe(error)}")
     return verdict.told
 
 

@@ -59,7 +59,7 @@ class Acceptor:
             except BlockingIOError:
                 return False
             except OSError:
-                # They wait in the queue meanwhile.
+                # The clients wait in the system's queue meanwhile.
                 self._loop.remove_reader(self._listener)
                 self._pause = self._loop.call_later(_PAUSE, self._resume)
                 return False
@@ -76,7 +76,7 @@ class Acceptor:
     def _opened(self, task: asyncio.Task[object]) -> None:
         self._opening.discard(task)
         if not task.cancelled():
-            task.exception()  # such as of a handshake: nobody need read of it
+            task.exception()  # such as that of a handshake, which is no matter for the log
 
     def _resume(self) -> None:
         self._pause = None

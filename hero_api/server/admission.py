@@ -10,9 +10,9 @@ from typing import Protocol
 
 _PATIENCE = 0.05  # seconds
 _SLOW = 0.5  # seconds that a client may take to send what was begun
-_SHARE = 8  # where clients give up, one for so many that begin, the order changes
+_SHARE = 8  # the order changes when more than one client gives up for so many that begin
 _FEW = 64  # requests that are under way then
-_STALLED = 1.0  # seconds: by so much the timer is late only where the process stood still
+_STALLED = 1.0  # seconds: a timer that is so late means that the process stood still
 
 
 class Admitted(Protocol):
@@ -57,7 +57,7 @@ class AdmissionLimiter:
         self._timer: asyncio.TimerHandle | None = None
 
     def acquire(self, connection: Admitted) -> bool:
-        """Say whether the connection's request may begin now; else it is told when it may."""
+        """Say whether the connection's request may begin now; if not, it is begun later."""
         if connection in self._admitted:
             return True
         now = self._loop.time()
@@ -70,7 +70,7 @@ class AdmissionLimiter:
         return False
 
     def release(self, connection: Admitted) -> None:
-        """Count a connection no more: its request was answered, or will not begin."""
+        """Stop counting a connection: its request was answered, or will not begin."""
         if self._waiting.pop(connection, None) is not None:
             self._half_closed.pop(connection, None)
             self._given_up += 1

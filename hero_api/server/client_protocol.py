@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
 
 from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.buffered_transport import BufferedTransport
@@ -49,9 +52,9 @@ class ProtocolFactory:
         self._timeout = timeout
         self._time = asyncio.get_running_loop().time
 
-    def __call__(self, *, app_state: dict[str, Any], **options: Any) -> asyncio.BaseProtocol:  # noqa: ANN401
+    def __call__(self, config: Config, server_state: ServerState) -> "ClientProtocol":
         """Make the protocol of a new connection."""
-        return ClientProtocol(self, partial(HTTPProtocol, app_state=app_state, **options))
+        return ClientProtocol(self, partial(HTTPProtocol, config, server_state))
 
     def limiter(self, data: bytes | bytearray) -> AdmissionLimiter | None:
         """Return the limiter of a request that begins with `data`; None where it need not wait."""
@@ -67,8 +70,8 @@ class ProtocolFactory:
 
     async def sweep(self) -> None:
         """Close the connections of late clients, until cancelled."""
-        # One look at all of them now and then costs less than a timer for each request. Looks are
-        # counted, not seconds: no client was late while this process was stopped.
+        # A look at all of them now and then costs less than a timer for each request. We count
+        # looks, not seconds: while this process was stopped, no client was late.
         looks = deque([self._time()], maxlen=9)  # eight whole intervals
         while True:
             await asyncio.sleep(self._timeout / 8)
@@ -78,7 +81,7 @@ class ProtocolFactory:
             looks.append(self._time())
 
     async def drain(self, patience: float) -> None:
-        """Serve on for at most so many seconds, until each client was told that it is the end.
+        """Serve on for up to `patience` seconds, until each client was told to reconnect.
 
         A client, most of all a proxy, may send a request just when its idle connection is closed,
         and cannot know whether it may repeat it. So a connection is closed after an answer that
@@ -94,20 +97,20 @@ class ProtocolFactory:
         self._unsafe.admit_all()
 
     def abort_waiting(self) -> None:
-        """Close the connections whose clients are waited for."""
+        """Close the connections that wait for their clients."""
         for protocol in [*self.open]:
             protocol.close_if_late(float("inf"))
 
 
 class ClientProtocol(asyncio.BufferedProtocol):
-    """Passes what arrives on to uvicorn's protocol, and knows since when it waits for the client.
+    """Passes on to uvicorn's protocol what arrives, and times how long the client is waited for.
 
-    `arrived` is when the request under way arrived, where it had to wait before it was begun.
+    `arrived` is when the request under way arrived, if it had to wait before it was begun.
     """
 
     def __init__(self, factory: ProtocolFactory, make_http: Callable[..., HTTPProtocol]) -> None:
         self.arrived: float | None = None
-        # Made when it is needed: many clients may come that leave before their request is begun.
+        # Made on first use: many clients may leave before their request is begun.
         self.http: HTTPProtocol | None = None
         self._make_http = make_http
         self._factory = factory
@@ -118,8 +121,6 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._held = bytearray()
         self._is_full = False  # uvicorn has paused the reading
         self._is_half_closed = False
-        self._endless = 0  # bytes since the end of a head, or some of a body, was parsed
-        self._answered = 0
         self._receives_since: float | None = None
         self._sends_since: float | None = None
 
@@ -130,7 +131,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
 
     @property
     def _under_way(self) -> int:
-        return self.http.requests - self._answered if self.http else 0
+        return self.http.under_way if self.http else 0
 
     @property
     def _is_lost(self) -> bool:
@@ -159,7 +160,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._held.clear()
         if self.http:
             self.http.connection_lost(exc)
-            # It refers to this one too: let both go now, not when the collector finds them.
+            # The two refer to each other: free them now, and not when the collector runs.
             self.http = None
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
@@ -190,7 +191,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
             self._transport.close()
 
     def eof_received(self) -> bool:
-        # What has arrived is answered, for a client that has only closed its own side.
+        # The client may have closed its own side only: what has arrived is answered.
         self._is_half_closed = self._is_busy()
         if self._is_waiting and self._limiter:
             self._limiter.half_closed(self)
@@ -223,9 +224,9 @@ class ClientProtocol(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def announce_close(self) -> None:
-        """Let the answer to the last request that was read say that it is the last."""
+        """Let the answer to the last request that was read say that the connection closes."""
         if self.http and self._under_way and not self._held:
-            self.http.announce_close()
+            self.http.shutdown()
 
     def body_taken(self) -> None:
         """Read on: some of the request's body was taken, so there is room for more."""
@@ -235,11 +236,11 @@ class ClientProtocol(asyncio.BufferedProtocol):
 
     def request_ended(self) -> None:
         """Go on after an answer, which may come before the whole request has arrived."""
-        self._answered += 1
         self._is_full = False
         http, transport = self.http, self._transport
         if http is None or transport is None:
             return
+        http.under_way -= 1
         self._receives_since = None
         self._time_client()
         if not self._under_way:
@@ -268,14 +269,14 @@ class ClientProtocol(asyncio.BufferedProtocol):
         while self._held and not self._is_full and not self._is_busy():
             if not self._is_admitted(self._held):
                 break
-            transport.resume_reading()  # so that it shows when uvicorn pauses it
+            transport.resume_reading()  # so that a pause by uvicorn shows
             piece = bytes(self._held[:_SLICE])
             del self._held[:_SLICE]
             self._pass_on(piece)
         if transport.is_closing():
             return
         if self._is_waiting and len(self._held) <= _MAX_WAITING:
-            transport.resume_reading()  # so that it shows when the client leaves
+            transport.resume_reading()  # so that we learn if the client leaves
         elif self._held or self._is_busy():
             transport.pause_reading()
         elif not self._is_full:
@@ -286,11 +287,10 @@ class ClientProtocol(asyncio.BufferedProtocol):
     def _pass_on(self, data: bytes) -> None:
         transport = cast("asyncio.Transport", self._transport)
         http = self.http or self._open_http(transport)
-        before = http.progress
+        http.endless += len(data)
         http.data_received(data)
         self._time_client()
-        self._endless = 0 if http.progress > before else self._endless + len(data)
-        if self._endless > _MAX_HEAD:
+        if http.endless > _MAX_HEAD:
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             http.refuse(status, "The head of the request is too large")
         if self._factory.is_draining:
@@ -301,13 +301,12 @@ class ClientProtocol(asyncio.BufferedProtocol):
             self._is_full = True
 
     def _open_http(self, transport: asyncio.Transport) -> HTTPProtocol:
-        self.http = self._make_http()
-        self.http.app_state = self.http.app_state | {"connection": self}
+        self.http = self._make_http({"connection": self})
         self.http.connection_made(transport)
         return self.http
 
     def _time_client(self) -> None:
-        """Know since when the client is waited for, if it is."""
+        """Start or stop the clock of the client."""
         if self._is_busy():
             self._receives_since = None
         elif self._receives_since is None:

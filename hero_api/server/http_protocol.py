@@ -22,17 +22,17 @@ class ParseState(Enum):
 
 
 class HTTPProtocol(HttpToolsProtocol):
-    """Notes what httptools calls as it parses: nobody else knows for sure where a message ends."""
+    """Follows httptools' callbacks: only the parser knows for sure where a message ends."""
 
-    # With these in its dict, the dict would be of a larger and slower kind.
-    __slots__ = ("_cycles", "_tail", "is_lost", "progress", "requests", "state")
+    # So many more in the instance's dict would make it larger and slower.
+    __slots__ = ("_cycles", "_tail", "endless", "is_lost", "state", "under_way")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **options)
         self.state = ParseState.IDLE
-        self.requests = 0  # whose heads have arrived
-        self.progress = 0  # counts these, and pieces of bodies
-        self.is_lost = False  # a request leaves the protocol: nobody knows what follows it
+        self.under_way = 0  # requests whose heads have arrived, and that are not answered
+        self.endless = 0  # bytes that came since the end of a head, or some of a body, was parsed
+        self.is_lost = False  # what follows on the connection is no HTTP, or cannot be parsed
         self._tail = b""
         self._cycles: list[RequestResponseCycle] = []
 
@@ -60,26 +60,26 @@ class HTTPProtocol(HttpToolsProtocol):
             super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Take note that a head begins."""
+        """Record that a head begins."""
         self.state = ParseState.HEADERS
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Take note that a head has arrived.
+        """Record that a head has arrived.
 
-        Raises `ValueError`, which is answered 400, where HTTP/1.1 has not exactly one `Host`: from
-        another number proxies and servers may conclude different things.
+        Raises `ValueError`, which is answered 400, unless HTTP/1.1 has exactly one `Host`: proxies
+        and servers may read any other number differently.
         """
         hosts = 0
         for place, (name, value) in enumerate(self.headers):
             hosts += name == b"host"
-            if value.endswith((b" ", b"\t")):  # which httptools takes for some of it
+            if value.endswith((b" ", b"\t")):  # which httptools keeps
                 self.headers[place] = name, value.rstrip(b" \t")
         if hosts != 1 and self.parser.get_http_version() == "1.1":
             raise ValueError("Host")
         self.state = ParseState.BODY
-        self.requests += 1
-        self.progress += 1
+        self.under_way += 1
+        self.endless = 0
         self.is_lost = self.parser.should_upgrade()
         super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
@@ -88,17 +88,17 @@ class HTTPProtocol(HttpToolsProtocol):
         self.headers = []
 
     def on_body(self, body: bytes) -> None:
-        """Take note that some of a body has arrived."""
-        self.progress += 1
+        """Record that some of a body has arrived."""
+        self.endless = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Take note that a request has arrived."""
+        """Record that a request has arrived."""
         self.state = ParseState.IDLE
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on, without the timer that uvicorn starts here: idle connections are swept."""
+        """Go on without uvicorn's keep-alive timer: the sweep closes idle connections."""
         if self.pipeline or self.transport.is_closing():  # where it starts none
             super().on_response_complete()
         else:
@@ -113,15 +113,11 @@ class HTTPProtocol(HttpToolsProtocol):
         self.scope = None  # type: ignore[assignment]
         self.headers = []
 
-    def announce_close(self) -> None:
-        """Let the answer to the last request say that the connection is closed after it."""
-        self.cycle.keep_alive = False
-
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else.
 
-        Behind requests it is not answered, but the connection closed after their answers: the
-        client would take this one for the answer to the first, which may be stored.
+        Behind other requests there is no 400, and the connection closes after their answers: the
+        client would take it for the answer to the first of them, which may be stored.
         """
         whole = [each for each in self._cycles if not (each.response_complete or each.more_body)]
         if whole:
@@ -131,7 +127,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer what no application sees, and close the connection."""
+        """Answer in place of the application, and close the connection."""
         body = json.dumps({"detail": detail})
         head = (
             f"HTTP/1.1 {status} {status.phrase}",

@@ -10,13 +10,13 @@ from pathlib import Path
 from hero_api.errors import StartError
 
 _BACKLOG = 2048
-_EVERYBODY = 0o666  # a proxy often runs as another user; who may come is said by the directory
+_EVERYBODY = 0o666  # a proxy often runs as another user; the directory says who may come
 
 
 class Listener:
     """A socket that listens, and its `name` for people.
 
-    It is a file where the service listens on a path, and then goes with the process that made it.
+    On a path the socket is a file, which the process that made it removes.
     """
 
     def __init__(self, sock: socket.socket, path: Path | None = None) -> None:
@@ -33,7 +33,7 @@ class Listener:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def stop(self) -> None:
-        """Let nobody find this socket any more: its file goes, unless it is a successor's."""
+        """Remove the socket's file, unless it is a successor's by now."""
         if self._path and self._file and os.getpid() == self._process:
             with suppress(FileNotFoundError):
                 if os.path.samestat(self._path.stat(), self._file):
@@ -41,7 +41,7 @@ class Listener:
             self._path = None
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.stop()
         self.socket.close()
 
@@ -61,7 +61,7 @@ def listen(host: str, port: int) -> Listener:
 def listen_on_path(path: Path) -> Listener:
     """Listen on a path of the file system; a socket that is there already gives way.
 
-    There is one at every moment, so that a service can be replaced by another without a refusal.
+    The path always has a socket, so that a service can replace another and refuse nobody.
     """
     sock = socket.socket(socket.AF_UNIX)
     new = Path(f"{path}.{os.getpid()}")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 class JSONFormatter(logging.Formatter):
-    """Writes a JSON object a line; what a record has as its `request` is part of it."""
+    """Writes a record as a JSON object in a line, with the fields of its `request`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -23,7 +23,7 @@ class JSONFormatter(logging.Formatter):
 
 
 def configure(style: str, level: str) -> None:
-    """Write the log to standard error, from `level` on; what asked for the access log gets it."""
+    """Write the log to standard error, from `level` on; the access log has a level of its own."""
     text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     handler = logging.StreamHandler()
     handler.setFormatter(JSONFormatter() if style == "json" else text)

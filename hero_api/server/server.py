@@ -41,7 +41,7 @@ _ONE_PROCESS = (
 _READS = 64  # a batch of gets
 _WRITES = 256  # a batch
 _LOCKED_ROW = 1.0  # seconds
-# Seconds after SIGTERM. The end is promised within five of them.
+# Seconds after SIGTERM; the service ends within five.
 _START = 0.5  # until a start that is not done is cut off
 _DRAIN = 1.0  # until requests that wait, or were read behind others, have begun
 _PATIENCE = 2.5  # until neither the database nor a client is waited for
@@ -132,8 +132,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
 
     def cut_off() -> None:
-        # The start waits for a lock, or for a server that is silent, and to cancel it would wait
-        # too. Nobody was answered yet, and what it began in the database is undone there.
+        # The start waits for a lock or a silent server, and to cancel it would wait too. Nobody
+        # was answered yet, and the database undoes what was begun.
         if not server.started:
             os._exit(0)
 
@@ -155,7 +155,7 @@ async def _serve(
             worker.is_ready()
         else:
             announce()
-        # What was imported lives for ever: the collector need not look at it again, nor often.
+        # Imported objects live for ever: the collector need not look at them, nor run often.
         gc.collect()
         gc.freeze()
         gc.set_threshold(100_000, 20, 10)
@@ -181,17 +181,11 @@ class _Server(uvicorn.Server):
         self._app = app
         self._listener = listener
         self._protocols = protocols
-        self._acceptor: Acceptor | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, on no socket of uvicorn's."""
         await super().startup(sockets or [])
-        protocol = partial(
-            self._protocols,
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
+        protocol = partial(self._protocols, self.config, self.server_state)
         timeout = self._app.state.settings.client_timeout
         self._acceptor = Acceptor(self._listener.socket, protocol, self.config.ssl, timeout)
 
@@ -199,8 +193,7 @@ class _Server(uvicorn.Server):
         """Answer what was read, and close the connections."""
         self._app.state.draining = True
         self._listener.stop()
-        if self._acceptor:
-            await self._acceptor.close()
+        await self._acceptor.close()
         asyncio.get_running_loop().call_later(_PATIENCE, self._give_up)
         # uvicorn would close idle connections at once, and the others after the request under way,
         # whatever was read behind it.
@@ -208,7 +201,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _give_up(self) -> None:
-        """Wait no more for the database, nor for clients: uvicorn would cancel what is left."""
+        """Stop waiting for the database and for clients: uvicorn would cancel what is left."""
         queues: BatchQueues = self._app.state.queues
         queues.give_up()
         self._protocols.abort_waiting()
@@ -222,8 +215,8 @@ def _announce(settings: Settings, listens_on: str) -> None:
             f"Durability   {_durability(settings)}"
         )
     except OSError:
-        # Nobody reads it, or there is no room for it: that is no reason not to serve. What could
-        # not be written would be tried again at the exit.
+        # Nobody reads it, or the disk is full: that is no reason not to serve. Without another
+        # standard output, Python would try to write it again at the exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -5,7 +5,7 @@ import signal
 
 
 def stop_signals() -> set[signal.Signals]:
-    """Return the signals that end the service: that of a closed terminal too, but under `nohup`."""
+    """Return the signals that end the service; under `nohup`, a closed terminal does not."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return {signal.SIGTERM, signal.SIGINT} | (set() if ignored else {signal.SIGHUP})
 

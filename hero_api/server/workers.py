@@ -17,9 +17,9 @@ from typing import NoReturn
 from hero_api.errors import StartError
 from hero_api.server.signals import stop_signals
 
-_SHORT_LIFE = 5.0  # seconds: who dies within them is started again after a pause
+_SHORT_LIFE = 5.0  # seconds: a process that dies sooner is started again after a pause
 _PAUSE = 1.0  # seconds
-_PATIENCE = 4.5  # seconds: who has not ended then, such as one that was stopped, is killed
+_PATIENCE = 4.5  # seconds: a process that has not ended by then is killed
 _LOOK_EVERY = 0.05  # seconds: for stop signals, while a process starts
 
 logger = logging.getLogger("hero_api")
@@ -27,14 +27,14 @@ logger = logging.getLogger("hero_api")
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process knows of the one that started it: two ends of pipes."""
+    """A process's ends of its two pipes to the supervisor."""
 
     readiness: int
     life: int
 
     def is_ready(self) -> None:
         """Tell the supervisor that this process serves."""
-        # Only at the start does the supervisor wait for it.
+        # The supervisor waits for it only at the start.
         with suppress(BrokenPipeError):
             os.write(self.readiness, b"1")
         os.close(self.readiness)
@@ -61,7 +61,7 @@ def supervise(
     Raises `StartError` when there cannot be so many processes, and `SystemExit` when one of them
     cannot start; it has said why.
     """
-    # What is blocked is not lost: it waits until it is asked for.
+    # A blocked signal is not lost: it stays pending until it is waited for.
     stop = stop_signals()
     watched = stop | {signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -148,7 +148,7 @@ def _work(serve: Callable[[Worker], None], worker: Worker) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Not an exit of the command, whose end is the supervisor's.
+        # Without what the command does at its exit: that is the supervisor's.
         os._exit(status)
 
 

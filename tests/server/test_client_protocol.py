@@ -600,8 +600,7 @@ class Crowd:
         self._connections = ProtocolFactory(TIMEOUT, safe, unsafe, exempt=["/livez"])
 
     def connect(self) -> tuple[ClientProtocol, _Transport]:
-        made = self._connections(config=self._config, server_state=self._state, app_state={})
-        assert isinstance(made, ClientProtocol)
+        made = self._connections(self._config, self._state)
         transport = _Transport()
         made.connection_made(transport)
         return made, transport

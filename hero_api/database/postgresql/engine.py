@@ -158,7 +158,7 @@ def survives(_driver: "psycopg.AsyncConnection[Any]", error: Exception) -> bool:
 
 
 async def probe(_execute: Callable[..., Awaitable[Sequence[Any]]]) -> None:
-    """Nothing: a server that only reads refuses an INSERT of no rows too."""
+    """Do nothing: a server that only reads refuses an INSERT of no rows too."""
 
 
 def _create_engine(
@@ -172,7 +172,7 @@ def _create_engine(
             url.set(query={**DEFAULTS, **url.query, "client_encoding": "utf8"}),
             max_overflow=0,
             pool_timeout=settings.request_timeout,
-            use_native_hstore=False,  # a query less for each connection
+            use_native_hstore=False,  # it would be one more query for each connection
             **options,
         )
     except ImportError as error:

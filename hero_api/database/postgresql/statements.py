@@ -59,7 +59,7 @@ class PostgreSQLStatements(Statements):
 
     def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
         super().__init__(of, filters, found)
-        self.probe = self.create  # of nothing: it meets all that a create would
+        self.probe = self.create  # without items: it meets all that a create would
         self.catch_up = self.compile(self._catch_up())
 
     def json(self, of: FromClause) -> ColumnElement[Any]:

@@ -1,4 +1,4 @@
-"""The watch over an engine's connections to PostgreSQL: no server is waited for without end."""
+"""Watches an engine's connections to PostgreSQL: no server is waited for without end."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import psycopg
 
 _GRACE = 0.5  # seconds that a batch has to notice that its connection was cut
-_MADE = "hero_api.made"  # when the connection was, by the loop's clock
+_MADE = "hero_api.made"  # under this name an entry's `info` has when, by the loop's clock
 
 logger = logging.getLogger("hero_api")
 
@@ -45,7 +45,7 @@ class ConnectionWatchdog:
         self._is_idle = asyncio.Event()
         event.listen(engine.sync_engine, "do_connect", self._connect)
         event.listen(engine.sync_engine, "checkout", self._check_out)
-        event.listen(engine.sync_engine, "checkin", self._check_in)
+        event.listen(engine.sync_engine, "checkin", lambda _, entry: self._end(entry))
 
     async def close(self) -> None:
         """Cut what is in use, and wait until those who use it know, for a moment at most."""
@@ -66,7 +66,7 @@ class ConnectionWatchdog:
     ) -> DBAPIConnection:
         connection = dialect.connect(*arguments, **parameters)
         entry.info[_MADE] = asyncio.get_running_loop().time()
-        # Not only from its use on: before that, it is asked things and set up.
+        # Before it is used, SQLAlchemy asks it things and sets it up: that is watched too.
         self._begin(connection, entry)
         return connection
 
@@ -84,9 +84,6 @@ class ConnectionWatchdog:
         ):
             raise DisconnectionError
         self._begin(connection, entry)
-
-    def _check_in(self, _connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-        self._end(entry)
 
     def _begin(self, connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
         self._end(entry)
@@ -116,7 +113,7 @@ class ConnectionWatchdog:
         self._end(entry)
         driver: psycopg.AsyncConnection[Any] = use.connection.driver_connection
         if not driver.closed:
-            # Older ones that are idle now may lead there too: each would be waited for as long.
+            # Older ones, idle now, may lead to the same host: each would be waited for as long.
             self._silent_since = max(self._silent_since, use.since)
             where = f"{driver.info.host}:{driver.info.port}"
             logger.error("%s did not answer for %.1f s: disconnected", where, self.patience)

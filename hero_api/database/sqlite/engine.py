@@ -1,4 +1,4 @@
-"""SQLite: the file that it keeps the heroes in, and how its connections are set up."""
+"""SQLite: the engines of a file, and how their connections are set up."""
 
 import asyncio
 import logging
@@ -23,7 +23,6 @@ from hero_api.database.schema import has_table, make_missing
 from hero_api.database.sqlite.file import (
     beside,
     check_file,
-    existing_file,
     identity,
     open_read_write,
     unusable,
@@ -35,7 +34,7 @@ from hero_api.settings import Settings
 
 STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
-_MOMENT = 1.0  # seconds, in which one that only looked into the file has closed it
+_MOMENT = 1.0  # seconds, enough for a process that only looks into the file to close it
 _LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
 _HEADER = """
     SELECT CAST(file AS BLOB), user_version, page_count < max_page_count OR freelist_count > 0
@@ -67,7 +66,7 @@ def check_alone(settings: Settings) -> None:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
-        # What else it is, the command itself meets too.
+        # Any other error the command meets by itself.
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             raise unusable(
                 settings.path,
@@ -83,8 +82,9 @@ class SQLite:
         if sqlite3.sqlite_version_info < _OLDEST:
             raise StartError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
         check_file(settings.path)
-        url = existing_file(settings.url)
         self._path = settings.path
+        # It opens the file, but never makes it.
+        url = settings.url.set(database=uri(self._path), query={"mode": "rw", "uri": "true"})
         self._identity = identity(self._path)
         self._busy_timeout = settings.busy_timeout
         both: dict[str, Any] = {"max_overflow": 0, "pool_timeout": settings.request_timeout}
@@ -103,19 +103,29 @@ class SQLite:
             "journal_size_limit=67108864",
             "temp_store=MEMORY",  # the root of a container may be read-only, without a /tmp
         ]
-        _set_on_connect(self.writer, pragmas)
-        _set_on_connect(self.reader, [*pragmas, "query_only=ON"])
+        self._set_up(self.writer, pragmas)
+        self._set_up(self.reader, [*pragmas, "query_only=ON"])
         # They stay as long as the writing connection: what it writes into a deleted one is lost.
         self._own_files = [beside(self._path, suffix) for suffix in ("-wal", "-shm")]
         self._beside: Sequence[object] = ()
         self._guard: sqlite3.Connection | None = None
-        for engine in (self.writer, self.reader):
-            event.listen(engine.sync_engine, "do_connect", self._check_identity)
-            event.listen(engine.sync_engine, "connect", self._let_files_be_checked)
         event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
-        event.listen(self.reader.sync_engine, "do_connect", self._check_beside)
+        for engine in (self.writer, self.reader):
+            event.listen(engine.sync_engine, "do_connect", self._check_files)
         event.listen(self.writer.sync_engine, "begin", self._begin)
         event.listen(self.writer.sync_engine, "reset", self._reset)
+
+    def _set_up(self, engine: AsyncEngine, pragmas: Sequence[str]) -> None:
+        def connect(connection: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
+            entry.info["check"] = self._check_files
+            # sqlite3's own transaction control would emit no BEGIN before a SELECT.
+            connection.isolation_level = None
+            cursor = connection.cursor()
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        event.listen(engine.sync_engine, "connect", connect)
 
     async def prepare(self, tables: Sequence[Table]) -> None:
         """Make the tables that are not there; another schema is refused before any write.
@@ -140,10 +150,10 @@ class SQLite:
     async def close(self) -> None:
         """Checkpoint and close, so that no `-wal` file stays behind.
 
-        Where another holds the file, or a batch its connection, it stays until the next start.
-        One that was opened and then replaced gets what is its own: SQLite holds it open. Not so
-        where another process has begun a WAL in the place of a deleted one: what it has written
-        since would be overwritten.
+        It stays where another process holds the file, or a batch the connection. A file that was
+        replaced still gets what belongs to it: SQLite has it open. A WAL that another process has
+        begun in the place of a deleted one is left alone: a checkpoint would overwrite what that
+        process has written.
         """
         try:
             if not self._has_own_log():
@@ -176,34 +186,22 @@ class SQLite:
     def _has_own_log(self) -> bool:
         """Say whether no other process has put a WAL, or its index, in the place of the writer's.
 
-        What was deleted, and nothing more, the writer still has open.
+        One that was only deleted the writer still has open.
         """
         found = map(identity, self._own_files)
         return all(each in {None, own} for each, own in zip(found, self._beside, strict=False))
 
-    def _check_identity(self, *_: object) -> None:
-        """Let no connection open, and no change begin, on another file than the first."""
-        if identity(self._path) != self._identity:
+    def _check_files(self, *_: object) -> None:
+        """Let no connection open, and no change begin, on another file or WAL than the writer's."""
+        is_other = identity(self._path) != self._identity
+        if is_other or (self._beside and self._beside != [*map(identity, self._own_files)]):
             raise ReplacedError
-
-    def _check_beside(self, *_: object) -> None:
-        """Let no reader open, and no change begin, beside a WAL that is not the writer's."""
-        if self._beside and self._beside != [*map(identity, self._own_files)]:
-            raise ReplacedError
-
-    def _let_files_be_checked(self, _: DBAPIConnection, entry: ConnectionPoolEntry) -> None:
-        entry.info["check"] = self._check_files
-
-    def _check_files(self) -> None:
-        self._check_identity()
-        self._check_beside()
 
     def _forget_beside(self, *_: object) -> None:
         # SQLite has deleted them if the writing connection before this one was the last.
         self._beside = ()
 
     def _begin(self, connection: Connection) -> None:
-        self._check_identity()
         # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
         driver = connection.connection.dbapi_connection
         assert isinstance(driver, AdaptedConnection)  # noqa: S101 - it is aiosqlite's
@@ -213,7 +211,7 @@ class SQLite:
             connection.invalidate(error)
             raise BrokenError from error
         try:
-            self._check_beside()
+            self._check_files()
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
@@ -293,15 +291,3 @@ async def probe(execute: Callable[..., Awaitable[Sequence[Any]]]) -> ServiceErro
     # It writes the first page, whatever the version was.
     await execute(f"PRAGMA user_version = {version}", {})
     return None
-
-
-def _set_on_connect(engine: AsyncEngine, pragmas: Sequence[str]) -> None:
-    def connect(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # sqlite3's own transaction control emits no BEGIN before a SELECT: none, then, but ours.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    event.listen(engine.sync_engine, "connect", connect)

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL
-
 from hero_api.errors import StartError
 
 _PATIENCE = 5.0  # seconds that a command waits for a lock
@@ -112,7 +110,7 @@ def _check_content(path: Path) -> None:
             if pages * page_size > _size(path) + _size(beside(path, "-wal")):
                 raise unusable(path, "the file lacks its end; restore a backup")
     except sqlite3.Error as error:
-        # Whatever else it is, such as a lock or a transaction to roll back, the opening meets too.
+        # Whatever else it is, such as a lock or a transaction to roll back, shows later too.
         if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
             raise unusable(path, f"{error}; restore a backup") from error
 
@@ -133,12 +131,6 @@ def beside(path: Path, suffix: str) -> Path:
 def uri(path: Path, query: str = "") -> str:
     """Return the URI of a file, as SQLite has it (https://sqlite.org/uri.html)."""
     return f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}{query}"
-
-
-def existing_file(url: URL) -> URL:
-    """Return a URL that opens the file but never makes it."""
-    database = uri(Path(url.database or ""))
-    return url.set(database=database, query={**url.query, "mode": "rw", "uri": "true"})
 
 
 def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
@@ -190,7 +182,7 @@ def stoppable(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
-    # SQLite would make its two files beside one that nobody uses, unless it is told so.
+    # Unless it is told that nobody uses the file, SQLite would make its two beside it.
     unused = not beside(path, "-wal").exists() and _is_in_wal_mode(path)
     query = f"?mode=ro&immutable={int(unused)}"
     return sqlite3.connect(uri(path, query), uri=True, isolation_level=None, timeout=timeout)

@@ -45,7 +45,7 @@ from hero_api.database.statements import (
 )
 from hero_api.errors import RefusedError
 
-# What SQLite keeps in a column, where it keeps it well.
+# The storage classes of the values that are expected in a column.
 TYPES = {
     Kind.TEXT: ("text",),
     Kind.INTEGER: ("integer",),
@@ -168,8 +168,8 @@ class SQLiteStatements(Statements):
     def _range_ids(self, filters: Sequence[str]) -> SelectBase:
         """Return the ids of a page of a range, of which SQLite does not know how much is in it.
 
-        It would take them from the index and sort them all, be they every row of the table. That is
-        for few of them; where there are more, the next ones are soon found along the table.
+        By itself it would take all of them from the index and sort them, be it the whole table.
+        That is good for few; where there are more, a walk along the table soon finds the next ones.
         """
         ranges = {n: self.table.c[self.filters[n].column] for n in filters if n != AFTER}
         some = select(self.key).where(*(self._condition(n, of) for n, of in ranges.items()))
@@ -187,7 +187,7 @@ class SQLiteStatements(Statements):
             ids = select(key).where(*conditions, *after).order_by(key)
             return select(ids.limit(limit).offset(offset).subquery())
 
-        # Of a column with a plus before it, SQLite does not ask the index.
+        # A plus before a column keeps SQLite from its index.
         along = (self._condition(n, _plus(of)) for n, of in ranges.items())
         is_small = are_few.scalar_subquery()
         return union_all(
