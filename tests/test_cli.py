@@ -277,7 +277,7 @@ class Stopped:
 sys.meta_path.insert(0, Stopped)
 main()
 """
-    ended = run("--version", program=("-c", program))
+    ended = command.run("--version", program=("-c", program), is_forked=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
