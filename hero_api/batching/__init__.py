@@ -40,8 +40,8 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     once for a batch, or more often where items that touch the same row (`touches` says which, None
     for none) came in another order. `locks` takes the locks of a batch of several functions, all of
     them in one order; rows that somebody else has locked are left out, unless it is to `wait`.
-    `name` is for the log; an urgent call is in the next batch, and one that `is_alone` in one of
-    its own.
+    `name` is for the log. Urgent calls have the next batch for themselves, in turns with the
+    others; one that `is_alone` has a batch of its own.
 
     The call is served by the session's `BatchQueues`. On a session that brings none, such as one
     that a test puts in, it is served alone, after the calls that wait for the same session. A call
