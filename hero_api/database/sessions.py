@@ -24,24 +24,27 @@ Engines = sqlite.SQLite | postgresql.PostgreSQL
 class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
-    `info` is that of its application. The ORM's session is made on first use: a batch uses only
-    that of its first call, and to make the others would take a tenth of a get.
+    `info` is what it shares with the sessions of its application. The ORM's session is made on
+    first use: a batch uses only that of its first call, and to make the others would take a tenth
+    of a get.
     """
 
-    def __init__(self, engine: AsyncEngine, info: dict[str, Any]) -> None:
+    def __init__(self, engine: AsyncEngine, info: Mapping[str, Any]) -> None:
         self._engine = engine
-        self._info = info
+        self._info = {**info}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
         """Return what `AsyncSession` sets when it is made."""
         if name == "_engine" or "sync_session" in vars(self):
             raise AttributeError(name)
         super().__init__(self._engine)
+        # Its events have the ORM's session, and look here for what a handler has put in.
+        self.sync_session.info = self._info
         return getattr(self, name)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the sessions of one application share."""
+        """What the application brings along, and what its user puts in."""
         return self._info
 
 

@@ -30,8 +30,19 @@ async def test_a_session_has_what_its_class_has_and_no_more(app: FastAPI) -> Non
     async with running(app):
         session = app.state.database.read_session()
         assert not session.in_transaction()
-        assert session.info is app.state.database.write_session().info
         with pytest.raises(AttributeError, match="tenant"):
             _ = session.tenant
         with pytest.raises(AttributeError, match="tenant"):
             _ = copy.copy(session).tenant
+
+
+async def test_what_a_handler_puts_into_its_info_its_events_find_and_no_other_session(
+    app: FastAPI,
+) -> None:
+    async with running(app):
+        session = app.state.database.read_session()
+        session.info["user"] = "Deadpond"
+        assert session.sync_session.info["user"] == "Deadpond"
+        session.sync_session.info["role"] = "hero"
+        assert session.info["role"] == "hero"
+        assert app.state.database.read_session().info.keys().isdisjoint({"user", "role"})
