@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -25,8 +25,8 @@ class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
     `info` is what it shares with the sessions of its application. The ORM's session is made on
-    first use: a batch uses only that of its first call, and to make the others would take a tenth
-    of a get.
+    first use: most of them only carry a call to its batch, and to make each would take a tenth of
+    a get.
     """
 
     def __init__(self, engine: AsyncEngine, info: Mapping[str, Any]) -> None:
@@ -41,6 +41,14 @@ class ReadOnlySession(AsyncSession):
         # Its events have the ORM's session, and look here for what a handler has put in.
         self.sync_session.info = self._info
         return getattr(self, name)
+
+    def in_transaction(self) -> bool:
+        """Say whether its user has begun something; this makes no session of the ORM."""
+        return "sync_session" in vars(self) and super().in_transaction()
+
+    def twin(self) -> Self:
+        """Return another session of the kind."""
+        return type(self)(self._engine, self._info)
 
     @property
     def info(self) -> dict[str, Any]:
