@@ -104,11 +104,11 @@ class Database:
         self._info = {**info, STATEMENTS: {}}
 
     def read_session(self) -> ReadOnlySession:
-        """Construct a session that reads; nothing is opened until a batch runs on it."""
+        """Construct a session that reads; nothing is opened until the ORM uses it."""
         return ReadOnlySession(self._reader, self._info)
 
     def write_session(self) -> ReadWriteSession:
-        """Construct a session that writes; nothing is opened until a batch runs on it."""
+        """Construct a session that writes; nothing is opened until the ORM uses it."""
         return ReadWriteSession(self.writer, self._info)
 
 
