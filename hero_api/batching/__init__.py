@@ -72,10 +72,12 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
         )
     result: Any
     async with session.info.setdefault(_TURN, asyncio.Lock()):
+        is_begun = session.in_transaction()
         try:
             await session.flush()
             [result] = await spec.function(session, [item])
-            if writes:
+            # Where a call is refused, its user decides what becomes of what was begun before it.
+            if writes and not (is_begun and isinstance(result, ServiceError)):
                 await _refresh(session)
                 await _commit(session)
         except Exception as error:

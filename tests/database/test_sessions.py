@@ -11,6 +11,7 @@ from sqlmodel import select
 
 from hero_api.batching import QueueSpec, batched
 from hero_api.database.sessions import ReadWriteSession
+from hero_api.errors import TakenError
 from hero_api.heroes import heroes
 from hero_api.models import Hero, HeroCreate, HeroPage
 from hero_api.testing import running
@@ -109,6 +110,19 @@ async def test_what_a_handler_has_begun_is_committed_with_its_call(app: FastAPI)
         await other
         async with app.state.database.read_session() as session:
             assert len((await session.execute(select(Hero))).all()) == 4
+
+
+async def test_what_a_handler_has_begun_is_not_committed_where_its_call_is_refused(
+    app: FastAPI,
+) -> None:
+    async with running(app):
+        created = await heroes.create(app.state.database.write_session(), DEADPOND)
+        async with app.state.database.write_session() as session:
+            session.add(Hero(name="Rusty-Man", secret_name="Tommy Sharp"))
+            with pytest.raises(TakenError):
+                await heroes.create(session, DEADPOND.model_copy(update={"id": created.id}))
+        async with app.state.database.read_session() as session:
+            assert len((await session.execute(select(Hero))).all()) == 1
 
 
 async def _create(session: ReadWriteSession) -> None:
