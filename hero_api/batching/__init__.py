@@ -1,8 +1,8 @@
 """Calls that are under way at the same time share a session, a transaction and its sync.
 
 `batched` turns a batch function, which takes a session and a sequence of items, into a call for
-one item. A call that finds its queue idle runs at once, on its own session. Calls that arrive
-meanwhile wait, and the next batch carries them, on the session of the first of them.
+one item. A call that finds its queue idle runs at once. Calls that arrive meanwhile wait, and the
+next batch carries them, on a session like that of the first of them.
 Nobody is answered before COMMIT returned.
 """
 
@@ -40,19 +40,20 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     once for a batch, or more often where items that touch the same row (`touches` says which, None
     for none) came in another order. `locks` takes the locks of a batch of several functions, all of
     them in one order; rows that somebody else has locked are left out, unless it is to `wait`.
-    `name` is for the log; an urgent call is in the next batch, and one that `is_alone` in one of
-    its own.
+    `name` is for the log. Urgent calls have the next batch for themselves, in turns with the
+    others; one that `is_alone` has a batch of its own.
 
     The call is served by the session's `BatchQueues`. On a session that brings none, such as one
-    that a test puts in, it is served alone, after the calls that wait for the same session. A call
-    that writes commits the session; none closes it.
+    that a test puts in, or that its user has begun a transaction on, it is served alone, after the
+    calls that wait for the same session. A call that writes commits the session then; none closes
+    it.
     """
     spec = BatchSpec(function, name, touches, locks, is_urgent, is_alone)
 
     def call(session: S, item: Item) -> Awaitable[R]:
         is_session = isinstance(session, AsyncSession)
         queues: BatchQueues | None = session.info.get(QUEUES) if is_session else None
-        if queues is None:
+        if queues is None or session.in_transaction():
             return _serve_alone(spec, session, item, writes=queue.writes)
         return queues.queue(queue).submit(spec, session, item)
 
@@ -71,10 +72,12 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
         )
     result: Any
     async with session.info.setdefault(_TURN, asyncio.Lock()):
+        is_begun = session.in_transaction()
         try:
             await session.flush()
             [result] = await spec.function(session, [item])
-            if writes:
+            # Where a call is refused, its user decides what becomes of what was begun before it.
+            if writes and not (is_begun and isinstance(result, ServiceError)):
                 await _refresh(session)
                 await _commit(session)
         except Exception as error:

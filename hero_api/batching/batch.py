@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.database.sessions import connect
+from hero_api.database.sessions import ReadOnlySession, connect
 from hero_api.database.verdicts import Concerns, blame_statement, describe, is_hearsay, judge
 from hero_api.errors import (
     NoRoomError,
@@ -106,6 +106,12 @@ class Batch:
 
     async def serve(self) -> None:
         """Serve every call that is still waited for."""
+        session = self.calls[0].session
+        if isinstance(session, ReadOnlySession):
+            # The callers have theirs: one that has left may close it, or use it for something else.
+            session = session.twin()
+            for call in self.calls:
+                call.session = session
         try:
             await self._transact(self.calls)
         except Exception as error:  # noqa: BLE001 - raised where an error was handled

@@ -114,6 +114,7 @@ class BatchQueue:
         self._timeout = timeout
         self._silent_until: defaultdict[type[Exception], float] = defaultdict(float)
         self._waiting: deque[AnyCall] = deque()
+        self._urgent: deque[AnyCall] = deque()
         self._task: asyncio.Task[None] | None = None
         self._begun: set[Batch] = set()
         self._rows: dict[object, list[AnyCall]] = {}  # rows that are waited for, and by whom
@@ -124,7 +125,7 @@ class BatchQueue:
     @property
     def waiting(self) -> int:
         """How many calls wait for a batch."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._urgent)
 
     def submit(self, spec: BatchSpec[S, Item, R], session: S, item: Item) -> asyncio.Future[R]:
         """Take a call in; the future has its result when its batch is committed."""
@@ -136,10 +137,7 @@ class BatchQueue:
             raise OverloadedError
         answer: asyncio.Future[R] = loop.create_future()
         call = Call(spec, session, item, answer, deadline)
-        if spec.is_urgent:
-            self._waiting.appendleft(call)
-        else:
-            self._waiting.append(call)
+        (self._urgent if spec.is_urgent else self._waiting).append(call)
         if self._task is None:
             self._task = loop.create_task(self._run())
         if self._timer is None or deadline < self._due:
@@ -170,14 +168,18 @@ class BatchQueue:
     async def _run(self) -> None:
         """Serve what has come, in batches, until nobody waits."""
         served = 0
-        while self._waiting:
+        waiting = self._waiting
+        while self._waiting or self._urgent:
             async with self._connections:
+                # In turns: however many urgent calls come, the others are served too.
+                is_urgents_turn = waiting is self._waiting or not self._waiting
+                waiting = self._urgent if self._urgent and is_urgents_turn else self._waiting
                 limit = self._spec.max_items
-                if self.writes:
+                if self.writes and waiting is self._waiting:
                     # While the disk works for one half of the clients, the other half is answered
                     # and comes back: those who were served last are counted in.
-                    limit = min(limit, (len(self._waiting) + served + 1) // 2)
-                batch = self._batch(self._next_calls(limit))
+                    limit = min(limit, (len(waiting) + served + 1) // 2)
+                batch = self._batch(self._next_calls(waiting, limit))
                 served = len(batch.calls)
                 if batch.calls:
                     await self._serve(batch)
@@ -222,12 +224,12 @@ class BatchQueue:
                 await self._serve(self._batch(calls, waits=True))
             del self._rows[row]
 
-    def _next_calls(self, limit: int) -> Sequence[AnyCall]:
+    def _next_calls(self, waiting: deque[AnyCall], limit: int) -> Sequence[AnyCall]:
         calls: list[AnyCall] = []
         distinct: set[Any] = set()
         max_distinct = self._spec.max_distinct
-        while self._waiting and len(calls) < limit:
-            call = self._waiting[0]
+        while waiting and len(calls) < limit:
+            call = waiting[0]
             if not call.answer.done():
                 if calls and (call.spec.is_alone or calls[0].spec.is_alone):
                     break
@@ -236,7 +238,7 @@ class BatchQueue:
                     if len(distinct) > max_distinct:
                         break
                 calls.append(call)
-            self._waiting.popleft()
+            waiting.popleft()
         return calls
 
     def _report(self, error: Exception, told: Exception, size: int) -> None:
@@ -253,7 +255,7 @@ class BatchQueue:
 
     def _unanswered(self) -> Iterator[AnyCall]:
         begun = (batch.calls for batch in self._begun)
-        for call in chain(*begun, *self._rows.values(), self._waiting):
+        for call in chain(*begun, *self._rows.values(), self._waiting, self._urgent):
             if not call.answer.done():
                 yield call
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -24,24 +24,35 @@ Engines = sqlite.SQLite | postgresql.PostgreSQL
 class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
-    `info` is that of its application. The ORM's session is made on first use: a batch uses only
-    that of its first call, and to make the others would take a tenth of a get.
+    `info` is what it shares with the sessions of its application. The ORM's session is made on
+    first use: most of them only carry a call to its batch, and to make each would take a tenth of
+    a get.
     """
 
-    def __init__(self, engine: AsyncEngine, info: dict[str, Any]) -> None:
+    def __init__(self, engine: AsyncEngine, info: Mapping[str, Any]) -> None:
         self._engine = engine
-        self._info = info
+        self._info = {**info}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
         """Return what `AsyncSession` sets when it is made."""
         if name == "_engine" or "sync_session" in vars(self):
             raise AttributeError(name)
         super().__init__(self._engine)
+        # Its events have the ORM's session, and look here for what a handler has put in.
+        self.sync_session.info = self._info
         return getattr(self, name)
+
+    def in_transaction(self) -> bool:
+        """Say whether its user has begun something; this makes no session of the ORM."""
+        return "sync_session" in vars(self) and super().in_transaction()
+
+    def twin(self) -> Self:
+        """Return another session of the kind."""
+        return type(self)(self._engine, self._info)
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the sessions of one application share."""
+        """What the application brings along, and what its user puts in."""
         return self._info
 
 
@@ -93,11 +104,11 @@ class Database:
         self._info = {**info, STATEMENTS: {}}
 
     def read_session(self) -> ReadOnlySession:
-        """Construct a session that reads; nothing is opened until a batch runs on it."""
+        """Construct a session that reads; nothing is opened until the ORM uses it."""
         return ReadOnlySession(self._reader, self._info)
 
     def write_session(self) -> ReadWriteSession:
-        """Construct a session that writes; nothing is opened until a batch runs on it."""
+        """Construct a session that writes; nothing is opened until the ORM uses it."""
         return ReadWriteSession(self.writer, self._info)
 
 

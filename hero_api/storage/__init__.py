@@ -79,13 +79,8 @@ class Storage(Generic[Create, Update]):
         self._bulk_once = write(bulk_once, name=f"bulk_once_{noun}", touches=its_key, is_alone=True)
         self._update = write(update, name=f"update_{noun}", touches=its_id)
         self._delete = write(delete, name=f"delete_{noun}", touches=its_id)
-        # Alone: a batch in which something is refused is served anew, part by part.
         self._check_writes = batched(
-            self.check_writes,
-            WRITES,
-            name=f"write_probe_{noun}",
-            is_urgent=True,
-            is_alone=True,
+            self.check_writes, WRITES, name=f"write_probe_{noun}", is_urgent=True
         )
 
     def get(self, session: ReadOnlySession, row_id: int) -> Awaitable[str]:

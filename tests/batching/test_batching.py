@@ -472,16 +472,40 @@ async def test_calls_that_touch_one_row_are_served_in_the_order_of_their_arrival
     ]
 
 
-async def test_an_urgent_call_is_in_the_next_batch(queues: BatchQueues, batches: Batches) -> None:
+async def test_the_next_batch_is_of_all_urgent_calls_alone(
+    queues: BatchQueues, batches: Batches
+) -> None:
     queue = QueueSpec("write", writes=True, max_items=2)
     plain = batched(batches, queue, name="plain")
     urgent = batched(batches, queue, name="urgent", is_urgent=True)
     first = await hold(plain, Session(queues), batches)
     tasks = await start(plain, Session(queues), 1, 2, 3)
-    tasks += await start(urgent, Session(queues), 9)
+    tasks += await start(urgent, Session(queues), 8, 9)
     batches.gate.set()
     await asyncio.gather(first, *tasks)
-    assert batches.items == [[0], [9], [1], [2, 3]]
+    assert batches.items == [[0], [8, 9], [1, 2], [3]]
+
+
+async def test_however_many_urgent_calls_come_the_others_are_served_too(
+    queues: BatchQueues,
+) -> None:
+    served: list[int] = []
+    later: list[asyncio.Task[int]] = []
+
+    async def function(_session: Session, items: Sequence[int]) -> Sequence[int]:
+        served.extend(items)
+        if items[0] < 0 and served.count(-1) < 9:  # while one is served, the next one comes
+            later.extend(await start(urgent, Session(queues), -1))
+        return items
+
+    queue = QueueSpec("write", writes=True)
+    plain = batched(function, queue, name="plain")
+    urgent = batched(function, queue, name="urgent", is_urgent=True)
+    tasks = await start(urgent, Session(queues), -1)
+    tasks += await start(plain, Session(queues), 1)
+    await asyncio.gather(*tasks)
+    await asyncio.gather(*later)
+    assert 1 in served[:3]
 
 
 async def test_a_call_that_is_alone_is_in_a_batch_of_its_own_in_its_turn(
@@ -497,20 +521,6 @@ async def test_a_call_that_is_alone_is_in_a_batch_of_its_own_in_its_turn(
     batches.gate.set()
     await asyncio.gather(first, *tasks)
     assert batches.items == [[0], [1], [2], [3], [4, 5]]
-
-
-async def test_an_urgent_call_that_is_alone_does_not_share_the_fate_of_those_that_came_before(
-    queues: BatchQueues, batches: Batches
-) -> None:
-    queue = QueueSpec("write", writes=True)
-    plain = batched(batches, queue, name="plain")
-    urgent = batched(batches, queue, name="urgent", is_urgent=True, is_alone=True)
-    first = await hold(plain, Session(queues), batches)
-    tasks = await start(plain, Session(queues), 1, 2, 3)
-    tasks += await start(urgent, Session(queues), 9)
-    batches.gate.set()
-    await asyncio.gather(first, *tasks)
-    assert batches.items == [[0], [9], [1, 2], [3]]
 
 
 async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
