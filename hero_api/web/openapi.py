@@ -23,12 +23,12 @@ def complete_document(app: FastAPI, models: Sequence[type[BaseModel]]) -> None:
     takes to make.
     """
     generate = app.openapi
-    _, schemas = models_json_schema(
-        [(model, "serialization") for model in models], ref_template=_PLACE
-    )
 
     def openapi() -> dict[str, Any]:
         document = generate()
+        _, schemas = models_json_schema(
+            [(model, "serialization") for model in models], ref_template=_PLACE
+        )
         document["components"]["schemas"] |= schemas["$defs"]
         _say_64_bits(document)
         return document
