@@ -171,10 +171,10 @@ async def test_keys_expire_and_are_cleared_away_in_small_bites(settings: Setting
         with connection_to(settings) as connection:
             connection.execute("UPDATE hero_api_idempotency SET created = created - 86500")
         left = []
-        for n in range(11):
+        for n in range(4):
             assert (await create(client, f"new {n}")).status_code == 200
             left.append(count_keys(settings) - n - 1)
-    assert left == [18, 16, 14, 12, 10, 8, 6, 4, 2, 0, 0]
+    assert left == [12, 4, 0, 0]
 
 
 async def test_how_long_keys_are_kept_is_a_setting(settings: Settings) -> None:
@@ -309,7 +309,7 @@ async def test_a_key_that_another_process_stores_after_the_first_look_is_known_a
         nonlocal looks
         looks += statement == KEY_STATEMENTS["postgresql"].find
         if statement == KEY_STATEMENTS["postgresql"].find and looks == 1:
-            return []
+            return [(False, None, None, None, None)]
         return await fetch(session, statement, parameters)
 
     settings = Settings(database_url=cluster.new_schema())

@@ -28,28 +28,31 @@ logger = logging.getLogger("hero_api")
 
 
 class KeyStatements(NamedTuple):
-    """What is done with keys on one engine; parts that an engine does not need are empty.
+    """What is done with keys on one engine; `wait` is empty where nobody has to.
 
     `find` returns each key that is known or that another process works on, with its row where there
-    is one; `wait` waits for such a process. `store` returns the keys that were not there.
+    is one; and first in every row, of which there is at least one, whether there are old keys to
+    `expire`. `wait` waits for such a process. `store` returns the keys that were not there.
     """
 
     wait: str
-    expire: str
     find: str
+    expire: str
     store: str
     forget: str
 
 
 _SQLITE = KeyStatements(
     wait="",
+    find="""
+        SELECT is_due, key, fingerprint, row_id, answer
+        FROM (SELECT min(created) < :oldest AS is_due FROM hero_api_idempotency)
+        LEFT JOIN hero_api_idempotency
+            ON key IN (SELECT value FROM json_each(:keys)) AND noun = :noun""",
     expire="""
         DELETE FROM hero_api_idempotency WHERE rowid IN (
             SELECT rowid FROM hero_api_idempotency WHERE created < :oldest
             ORDER BY created LIMIT :bite)""",
-    find="""
-        SELECT key, fingerprint, row_id, answer FROM hero_api_idempotency
-        WHERE key IN (SELECT value FROM json_each(:keys)) AND noun = :noun""",
     store="""
         INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
         SELECT json_extract(value, '$.key'), :noun, json_extract(value, '$.fingerprint'),
@@ -65,23 +68,26 @@ _POSTGRESQL = KeyStatements(
     wait="""
         SELECT pg_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
         FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key)""",
-    expire="",  # with `find`: each statement is a round trip
     # A key whose lock was set free after this statement began is not seen: that shows in what is
     # stored, and then the batch is run again.
     find="""
-        WITH expired AS (
-            DELETE FROM hero_api_idempotency WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM hero_api_idempotency
-                WHERE created < CAST(%(oldest)s AS bigint)
-                ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED)))
-        SELECT each.key, fingerprint, row_id, answer
-        FROM (SELECT key, pg_try_advisory_xact_lock(hashtext('hero_api_idempotency'), hashtext(key))
-                  AS is_free
-              FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key) OFFSET 0) AS each
-        LEFT JOIN LATERAL (
-            SELECT fingerprint, row_id, answer FROM hero_api_idempotency AS it
-            WHERE it.key = each.key AND it.noun = %(noun)s OFFSET 0) AS known ON true
-        WHERE row_id IS NOT NULL OR NOT is_free""",
+        SELECT is_due, known.key, fingerprint, row_id, answer
+        FROM (SELECT min(created) < CAST(%(oldest)s AS bigint) AS is_due
+              FROM hero_api_idempotency) AS first
+        LEFT JOIN (
+            SELECT each.key, it.* FROM (
+                SELECT key, pg_try_advisory_xact_lock(
+                    hashtext('hero_api_idempotency'), hashtext(key)) AS is_free
+                FROM json_array_elements_text(CAST(%(keys)s AS json)) AS each (key) OFFSET 0
+            ) AS each
+            LEFT JOIN LATERAL (
+                SELECT fingerprint, row_id, answer FROM hero_api_idempotency AS it
+                WHERE it.key = each.key AND it.noun = %(noun)s OFFSET 0) AS it ON true
+            WHERE row_id IS NOT NULL OR NOT is_free) AS known ON true""",
+    expire="""
+        DELETE FROM hero_api_idempotency WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM hero_api_idempotency WHERE created < CAST(%(oldest)s AS bigint)
+            ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED))""",
     store="""
         INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
         SELECT key, %(noun)s, fingerprint, row_id, answer, CAST(%(now)s AS bigint)

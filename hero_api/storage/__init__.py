@@ -116,7 +116,8 @@ class Storage(Generic[Create, Update]):
         is_drawn = getattr(row, "id", None) is None
         if key is None:
             return (self._create if is_drawn else self._choose)(session, row)
-        return (self._create_once if is_drawn else self._choose_once)(session, Keyed(key, row))
+        item = Keyed(key, row, self.rows.fingerprint(row))
+        return (self._create_once if is_drawn else self._choose_once)(session, item)
 
     def create_bulk(
         self, session: ReadWriteSession, rows: Mapping[int, Create], key: str | None = None
@@ -127,7 +128,7 @@ class Storage(Generic[Create, Update]):
         """
         if key is None or not rows:
             return self._create_bulk(session, rows)
-        return self._bulk_once(session, Keyed(key, rows))
+        return self._bulk_once(session, Keyed(key, rows, self.rows.fingerprint(rows)))
 
     def update(
         self,

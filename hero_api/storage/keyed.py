@@ -20,11 +20,10 @@ from hero_api.errors import (
     RowLockedError,
     ServiceError,
 )
-from hero_api.etags import tag_of
-from hero_api.storage.rendering import array
 from hero_api.storage.rows import Bulk, Created, Rows
 
 _DAY = 86_400.0
+_BITE = 8  # old keys at most that are cleared away for each that comes
 
 
 class Keyed(NamedTuple):
@@ -32,6 +31,7 @@ class Keyed(NamedTuple):
 
     key: str
     content: BaseModel | Bulk
+    fingerprint: str
 
 
 async def create_once(
@@ -49,14 +49,13 @@ async def create_once(
         return [NoKeysError() for _ in items]
     now = int(time())
     known = await _known(rows, session, keys, {item.key for item in items}, now)
-    fingerprints = [_fingerprint(rows, item.content) for item in items]
     new: dict[str, int] = {}
     for place, item in enumerate(items):
         if item.key not in known:
             new.setdefault(item.key, place)
     contents = [items[place].content for place in new.values()]
     created = dict(zip(new, await create(session, contents), strict=True))
-    known |= {key: (fingerprints[new[key]], result) for key, result in created.items()}
+    known |= {key: (items[new[key]].fingerprint, result) for key, result in created.items()}
     kept = [
         {"key": key, "fingerprint": known[key][0], "row_id": row.id, "answer": row.body}
         for key, row in created.items()
@@ -68,10 +67,10 @@ async def create_once(
     if len(stored) < len(kept) or (refused and await _known(rows, session, keys, refused, now)):
         raise ContendedError  # another process has stored it since the first look
     results: list[Created | ServiceError] = []
-    for place, (key, _) in enumerate(items):
-        fingerprint, result = known[key]
-        if isinstance(result, Created) and new.get(key) != place:
-            is_same = fingerprint == fingerprints[place]
+    for place, item in enumerate(items):
+        fingerprint, result = known[item.key]
+        if isinstance(result, Created) and new.get(item.key) != place:
+            is_same = fingerprint == item.fingerprint
             result = result._replace(is_replay=True) if is_same else KeyReusedError()
         results.append(result)
     return results
@@ -123,11 +122,13 @@ async def _known(
         "noun": rows.noun,
         "keys": json.dumps(sorted(names)),
         "oldest": now - int(session.info.get(KEPT, _DAY)),
-        "bite": 2 * len(names),
+        "bite": _BITE * len(names),
     }
-    if keys.expire:
-        await fetch(session, keys.expire, asked)
     found = await fetch(session, keys.find, asked)
+    if found[0][0]:
+        await fetch(session, keys.expire, asked)
+        found = await fetch(session, keys.find, asked)
+    found = [row for _, *row in found if row[0] is not None]
     row_ids = {row_id for _, _, row_id, _ in found if row_id is not None}
     existing = await rows.existing(session, row_ids)
     known: dict[str, tuple[str, Created | ServiceError]] = {}
@@ -138,11 +139,3 @@ async def _known(
         elif body is not None and row_id in existing:
             known[key] = fingerprint, Created(row_id, body, is_replay=True)
     return known
-
-
-def _fingerprint(rows: Rows, content: BaseModel | Bulk) -> str:
-    """Return a hash of what was sent."""
-    dump = partial(rows.renderer.dump, only_sent=True)
-    if isinstance(content, BaseModel):
-        return tag_of(dump(content))
-    return tag_of(array(map(dump, content.values())))

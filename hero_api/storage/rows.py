@@ -4,7 +4,7 @@ Batch functions take a session and a sequence of items, and return a result, or 
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ from hero_api.errors import (
     TakenError,
     UnfitError,
 )
+from hero_api.etags import tag_of
 from hero_api.storage.rendering import Listed, Renderer, array, with_number
 
 _DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
@@ -69,6 +70,13 @@ class Rows:
             found = await fetch(session, _ENGINES[name].look, {"table": self.noun})
             known[self] = self._make(name, *found)
         return known[self]
+
+    def fingerprint(self, sent: BaseModel | Bulk) -> str:
+        """Return a hash of the fields that a client has sent."""
+        dump = partial(self.renderer.dump, only_sent=True)
+        if isinstance(sent, BaseModel):
+            return tag_of(dump(sent))
+        return tag_of(array(map(dump, sent.values())))
 
     async def get_many(
         self, session: ReadOnlySession, ids: Sequence[int]
