@@ -128,7 +128,13 @@ class HTTPProtocol(HttpToolsProtocol):
             self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer in place of the application, and close the connection."""
+        """Answer in place of the application, and close the connection.
+
+        A request that it has begun to answer, while its body arrives, gets no second answer.
+        """
+        if self.state is ParseState.BODY and self.cycle.response_started:
+            self.transport.close()
+            return
         body = json.dumps({"detail": detail})
         head = (
             f"HTTP/1.1 {status} {status.phrase}",

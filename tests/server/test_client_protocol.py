@@ -862,6 +862,18 @@ def test_many_trailers_are_refused(patient: Server) -> None:
     assert patient.memory() - memory < 10
 
 
+@pytest.mark.parametrize("rest", [b"0\r\n" + b"X: x\r\n" * 20_000, b"no chunk"])
+def test_a_request_that_was_answered_early_gets_no_second_answer(
+    patient: Server, rest: bytes
+) -> None:
+    with closing(connect(patient)) as wire:
+        wire.sendall(head("GET /livez", "Transfer-Encoding: chunked"))
+        assert statuses(wire, 1) == [200]
+        with suppress(ConnectionError):
+            wire.sendall(rest)
+        assert read_to_the_end(wire) == b""
+
+
 def test_a_trailer_is_no_header(tmp_path: Path) -> None:
     token = "correct horse battery staple"
     trailer = f"0\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
