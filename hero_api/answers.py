@@ -39,9 +39,15 @@ HEADERS = {
 }
 
 
+_NUMBERS = {"Retry-After", "X-Total-Count"}
+
+
 def _described(*names: str) -> dict[str, Any]:
     return {
-        name: {"description": HEADERS[name], "schema": {"type": "string"}}
+        name: {
+            "description": HEADERS[name],
+            "schema": {"type": "integer" if name in _NUMBERS else "string"},
+        }
         for name in (*names, "X-Request-ID")
     }
 

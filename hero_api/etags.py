@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 from hashlib import blake2b
 
-# A tag of a list; the weak mark, in upper case alone, stands before the quotes.
-_TAG = re.compile(r'(?<![^\s,])(W/)?("[^"]*")')
+# A tag of a list; the weak mark, in upper case alone, stands right before the quotes.
+_TAG = re.compile(r'(?:^|,)\s*(W/)?("[^"]*")')
 ANY = "*"
 
 

@@ -208,6 +208,17 @@ async def test_each_header_of_an_answer_is_in_the_document(
     assert seen == {name.lower() for name in HEADERS}
 
 
+def test_headers_that_hold_a_number_are_integers() -> None:
+    headers = {
+        name: header["schema"]["type"]
+        for operation in operations()
+        for answer in operation["responses"].values()
+        for name, header in answer["headers"].items()
+    }
+    numbers = {name for name, kind in headers.items() if kind == "integer"}
+    assert numbers == {"X-Total-Count", "Retry-After"}
+
+
 def test_the_document_has_the_headers_that_handlers_heed() -> None:
     headers = {
         (method, parameter["name"])

@@ -74,14 +74,15 @@ class HTTPProtocol(HttpToolsProtocol):
         for place, (name, value) in enumerate(self.headers):
             hosts += name == b"host"
             if value.endswith((b" ", b"\t")):  # which httptools keeps
-                self.headers[place] = name, value.rstrip(b" \t")
+                self.on_header(name, value.rstrip(b" \t"))  # uvicorn heeds some by their values
+                self.headers[place] = self.headers.pop()
         if hosts != 1 and self.parser.get_http_version() == "1.1":
             raise ValueError("Host")
+        super().on_headers_complete()
         self.state = ParseState.BODY
         self.under_way += 1
         self.endless = 0
         self.is_lost = self.parser.should_upgrade()
-        super().on_headers_complete()
         self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
         self._cycles.append(self.cycle)
         # Or uvicorn would add a body's trailers to the headers that the application sees.
@@ -127,7 +128,13 @@ class HTTPProtocol(HttpToolsProtocol):
             self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
     def refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Answer in place of the application, and close the connection."""
+        """Answer in place of the application, and close the connection.
+
+        A request that it has begun to answer, while its body arrives, gets no second answer.
+        """
+        if self.state is ParseState.BODY and self.cycle.response_started:
+            self.transport.close()
+            return
         body = json.dumps({"detail": detail})
         head = (
             f"HTTP/1.1 {status} {status.phrase}",

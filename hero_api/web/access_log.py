@@ -37,9 +37,10 @@ class AccessLogMiddleware:
             await self.app(scope, receive, send_with_id)
         finally:
             request = {
-                "client": (scope.get("client") or ("-",))[0],
+                # Quoted, since a client may send a line break, or any name to a proxy.
+                "client": quote((scope.get("client") or ("-",))[0], safe=":"),
                 "method": quote(scope["method"]),
-                "path": quote(scope["path"]),  # a client may send a line break
+                "path": quote(scope["path"]),
                 "status": status,
                 "seconds": round(perf_counter() - begun, 6),
                 "request_id": identity,

@@ -70,7 +70,7 @@ async def _bad_request(request: Request, error: Exception) -> Response:
 
 def _coding(request: Request) -> str | None:
     """Return in what a body is coded that FastAPI could not read."""
-    coding = request.headers.get("Content-Encoding", "identity")
+    coding = request.headers.get("Content-Encoding") or "identity"
     return None if coding.lower() == "identity" else coding
 
 

@@ -53,7 +53,8 @@ class PrefixMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] in {"http", "websocket"} and not scope.get("root_path"):
-            path = self._prefix + scope["path"]
-            scope = {**scope, "root_path": self._prefix, "path": path}
+        path = scope.get("path", "")
+        # The lifespan has no path, and that of `OPTIONS *` is none.
+        if path.startswith("/") and not scope.get("root_path"):
+            scope = {**scope, "root_path": self._prefix, "path": self._prefix + path}
         await self.app(scope, receive, send)

@@ -822,6 +822,11 @@ def test_an_old_client_need_not_name_a_host(patient: Server) -> None:
 def test_blanks_at_the_end_of_a_header_are_no_part_of_it(patient: Server, blanks: str) -> None:
     length = f"Content-Length: {len(HERO)}"
     assert status_of(patient, [head("POST /heroes/", JSON + blanks, length), HERO]) == 200
+    with closing(connect(patient)) as wire:
+        wire.sendall(head("POST /heroes/", JSON, length, f"Expect: 100-continue{blanks}"))
+        assert wire.recv(MEGABYTE).startswith(b"HTTP/1.1 100 ")
+        wire.sendall(HERO)
+        assert statuses(wire, 1) == [200]
 
 
 def test_a_head_that_is_too_large_is_answered_431_in_json(patient: Server) -> None:
@@ -855,6 +860,18 @@ def test_many_trailers_are_refused(patient: Server) -> None:
         with wire.makefile("rb") as answer:
             assert answer.readline().split()[1] == b"431"
     assert patient.memory() - memory < 10
+
+
+@pytest.mark.parametrize("rest", [b"0\r\n" + b"X: x\r\n" * 20_000, b"no chunk"])
+def test_a_request_that_was_answered_early_gets_no_second_answer(
+    patient: Server, rest: bytes
+) -> None:
+    with closing(connect(patient)) as wire:
+        wire.sendall(head("GET /livez", "Transfer-Encoding: chunked"))
+        assert statuses(wire, 1) == [200]
+        with suppress(ConnectionError):
+            wire.sendall(rest)
+        assert read_to_the_end(wire) == b""
 
 
 def test_a_trailer_is_no_header(tmp_path: Path) -> None:

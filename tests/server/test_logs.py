@@ -44,3 +44,11 @@ def test_a_line_names_the_client_that_a_trusted_proxy_names(
         url = f"http://{server.host}:{server.port}/livez"
         httpx.get(url, headers={"X-Forwarded-For": "192.0.2.7"})
         assert f" INFO {client} GET /livez 200 " in server.log.read_text()
+
+
+@pytest.mark.parametrize(("level", "lines"), [("info", 1), ("warning", 1), ("error", 0)])
+def test_the_level_says_what_is_logged_at_least(tmp_path: Path, level: str, lines: int) -> None:
+    with serving(tmp_path, options=["--log-level", level], no_setting=1) as server:
+        logged = server.log.read_text().splitlines()
+    assert [line for line in logged if "HERO_API_NO_SETTING" in line] == logged
+    assert len(logged) == lines

@@ -10,23 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-import hero_api.server
-from tests.server.test_proxies import program, proxying
+from tests.server.test_proxies import NGINX, documented, program, proxying
 from tests.servers import serving
 
-README = Path(hero_api.server.__file__).with_name("README.md").read_text()
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
 SOON = 30.0  # seconds: far more than a check takes
 
-NGINX = """
-daemon off; pid {directory}/nginx.pid; error_log {directory}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-"""
 CADDY = "{{ admin off\n auto_https off\n storage file_system {directory}\n }}\n"
 HAPROXY = """
 defaults
@@ -43,18 +32,6 @@ PROXIES = {
 }
 
 
-def documented(name: str) -> str:
-    """Return a proxy's configuration for a prefix, as the README has it, as a template."""
-    section = README.partition("\n### Under a prefix\n")[2]
-    [block] = re.findall(rf"```{name}\w*\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
-    template = (
-        str(block).replace("{", "{{").replace("}", "}}").replace("127.0.0.1:8000", "{upstream}")
-    )
-    for listens in ("listen 80", "bind :80"):
-        template = template.replace(listens, listens.split()[0] + " 127.0.0.1:{port}")
-    return str(template.replace(":80 {{", "http://127.0.0.1:{port} {{"))
-
-
 @pytest.fixture(scope="module", params=PROXIES)
 def proxy(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -63,7 +40,7 @@ def proxy(
     name: str = request.param
     before, after, arguments = PROXIES[name]
     command = [program(name), *arguments]
-    template = before + documented(name) + after
+    template = before + documented("### Under a prefix", name) + after
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp(name)
         server = stack.enter_context(serving(directory, options=["--root-path", "/api"]))

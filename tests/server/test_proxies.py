@@ -1,6 +1,7 @@
 """The service behind a real proxy."""
 
 import asyncio
+import re
 import shutil
 import signal
 import socket
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+import hero_api.server
 from tests.ports import free_port
 from tests.servers import Process, launching
 from tests.torture.wire import Connection
 
 pytestmark = pytest.mark.sqlite  # the engine makes no difference to it
 
+README = Path(hero_api.server.__file__).with_name("README.md").read_text()
 PATIENCE = 30.0  # seconds
 CLIENTS = 16
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
@@ -32,17 +35,19 @@ http {{
     client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    upstream heroes {{ {upstream} keepalive 32; }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://heroes;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-        }}
-    }}
-}}
-"""
+"""  # what comes around a configuration of the README
+
+
+def documented(section: str, proxy: str) -> str:
+    """Return a proxy's configuration, as a section of the README has it, as a template."""
+    after = README.partition(f"\n{section}\n")[2]
+    block = re.findall(rf"```{proxy}\w*\n(.*?)```", after, re.DOTALL)[0]
+    template = str(block).replace("{", "{{").replace("}", "}}")
+    for server in ("127.0.0.1:8000", "unix:/run/hero-api.sock"):
+        template = template.replace(server, "{upstream}")
+    for listens in ("listen 80", "bind :80"):
+        template = template.replace(listens, listens.split()[0] + " 127.0.0.1:{port}")
+    return template.replace(":80 {{", "http://127.0.0.1:{port} {{")
 
 
 def program(name: str) -> str:
@@ -117,9 +122,7 @@ def upstream_of(place: tuple[str, str]) -> str:
     """Return how nginx names where the service listens."""
     option, value = place
     # A port that is refused is asked again at once, and not only after ten seconds.
-    return (
-        f"server unix:{value};" if option == "--uds" else f"server 127.0.0.1:{value} max_fails=0;"
-    )
+    return f"unix:{value}" if option == "--uds" else f"127.0.0.1:{value} max_fails=0"
 
 
 @pytest.mark.parametrize("option", ["--uds", "--port"])
@@ -131,10 +134,11 @@ async def test_a_rolling_restart_behind_nginx_loses_no_request(
         places = [(option, str(public / "socket"))] * 2
     else:
         places = [(option, str(free_port())) for _ in range(2)]
-    upstream = "".join(map(upstream_of, dict.fromkeys(places)))
+    upstream = "; server ".join(map(upstream_of, dict.fromkeys(places)))
+    template = NGINX + documented("## Behind a proxy", "nginx") + "}}"
     with ExitStack() as stack:
         old = stack.enter_context(serving(tmp_path, places[0]))
-        port = stack.enter_context(proxying(NGINX, upstream, nginx, "-e", "/dev/null", "-c"))
+        port = stack.enter_context(proxying(template, upstream, nginx, "-e", "/dev/null", "-c"))
         clients = Clients(port)
         load = asyncio.create_task(clients.run())
         await clients.answers(100)

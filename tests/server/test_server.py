@@ -166,6 +166,25 @@ def test_what_a_crowd_has_sent_before_the_signal_is_all_answered(tmp_path: Path)
     assert {answer[:13] for answer in answers} == {b"HTTP/1.1 404 "}
 
 
+def test_what_comes_on_an_idle_connection_after_the_signal_is_answered(tmp_path: Path) -> None:
+    # As a proxy sends it, which keeps its connections and has not been told yet.
+    def ask(wire: socket.socket) -> bytes:
+        wire.sendall(b"GET /livez HTTP/1.1\r\nHost: hero-api\r\n\r\n")
+        return wire.recv(65_536).lower()
+
+    with serving(tmp_path) as server, ExitStack() as stack:
+        address = server.host, server.port
+        witness, *wires = [stack.enter_context(socket.create_connection(address)) for _ in range(9)]
+        for wire in wires:
+            assert b" 200 ok" in ask(wire)
+        server.process.terminate()
+        while b"connection: close" not in ask(witness):
+            pass
+        answers = [ask(wire) for wire in wires]
+        assert server.process.wait(PATIENCE) == 0
+    assert all(b" 200 ok" in each and b"connection: close" in each for each in answers)
+
+
 def test_the_end_of_its_terminal_is_ignored_under_nohup(tmp_path: Path) -> None:
     with serving(tmp_path, prefix=("nohup",)) as server:
         server.process.send_signal(signal.SIGHUP)

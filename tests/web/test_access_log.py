@@ -65,6 +65,18 @@ async def test_a_path_with_a_line_break_is_one_line(
     assert "\n" not in caplog.messages[-1]
 
 
+async def test_whatever_a_proxy_takes_for_the_client_is_one_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "hero_api.access")
+    app = AccessLogMiddleware(FastAPI())
+    for name, word in (("::1 PUT \x9b", "::1%20PUT%20%C2%9B"), ("2001:db8::1", "2001:db8::1")):
+        transport = httpx.ASGITransport(app, client=(name, 0))
+        async with httpx.AsyncClient(transport=transport, base_url="http://hero-api") as client:
+            await client.get("/heroes/1")
+        assert caplog.messages[-1].startswith(f"{word} GET /heroes/1 404 ")
+
+
 async def test_a_line_of_json_has_each_part_by_its_name(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,8 +25,9 @@ async def test_a_compressed_body_is_not_supported(
     assert (await client.get("/heroes/")).json() == []
 
 
-async def test_a_body_that_is_not_coded_may_say_so(client: httpx.AsyncClient) -> None:
-    headers = {"Content-Encoding": "identity", "Content-Type": "application/json"}
+@pytest.mark.parametrize("coding", ["identity", ""])
+async def test_a_body_that_is_not_coded_may_say_so(client: httpx.AsyncClient, coding: str) -> None:
+    headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
     answer = await client.post("/heroes/", content=HERO, headers=headers)
     assert answer.status_code == 200
     answer = await client.post("/heroes/", content=b"\xff", headers=headers)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +110,12 @@ def test_what_asks_for_the_options_of_all_is_answered(
     connection.request("OPTIONS", target)
     response = connection.getresponse()
     assert (response.status, response.headers["Allow"], response.read()) == (204, "OPTIONS", b"")
+
+
+def test_what_asks_for_the_options_of_all_is_answered_under_a_prefix_too(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, root_path="/api") as server,
+        closing(HTTPConnection(server.host, server.port, timeout=UNTOUCHED)) as connection,
+    ):
+        connection.request("OPTIONS", "*")
+        assert connection.getresponse().status == 204
