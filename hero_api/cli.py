@@ -87,6 +87,13 @@ def serve(  # noqa: PLR0913 - each is an option
     root_path: Annotated[
         str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
     ] = None,
+    forwarded_prefix: Annotated[
+        bool,
+        typer.Option(
+            "--forwarded-prefix",
+            help="Believe those proxies' X-Forwarded-Prefix too, which they must set themselves.",
+        ),
+    ] = False,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log each request in a line.")
     ] = False,
@@ -119,6 +126,7 @@ def serve(  # noqa: PLR0913 - each is an option
         listens,
         workers=workers,
         access_log=access_log,
+        forwarded_prefix=forwarded_prefix,
         ssl_certfile=ssl_certfile,
         ssl_keyfile=ssl_keyfile,
         forwarded_allow_ips=forwarded_allow_ips,

@@ -17,6 +17,7 @@ PREFIX = "HERO_API_"
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 logger = logging.getLogger("hero_api")
+ROOT_PATH = r"^(/[A-Za-z0-9._~-]+)*$"
 
 
 class Settings(BaseSettings):
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     client_timeout: float = Field(default=20.0, gt=0, le=3600)
     token: SecretStr | None = Field(default=None, min_length=16)
     guard: Literal["writes", "all"] = "writes"
-    root_path: str = Field(default="", pattern=r"^(/[A-Za-z0-9._~-]+)*$")
+    root_path: str = Field(default="", pattern=ROOT_PATH)
     cors_origins: list[str] = []
     telemetry: bool = False
 

@@ -89,7 +89,7 @@ FLOORS = [
         "server.client_protocol",
         "server.workers",
     },
-    {"app", "server.lifecycle"},
+    {"app", "server.lifecycle", "server.forwarded_prefix"},
     {"main", "server.server", "testing", "client"},
     {"cli", "testing.fixtures"},
     {"__main__"},

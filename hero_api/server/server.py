@@ -24,6 +24,7 @@ from hero_api.errors import StartError
 from hero_api.server.acceptor import Acceptor
 from hero_api.server.admission import AdmissionLimiter
 from hero_api.server.client_protocol import ProtocolFactory
+from hero_api.server.forwarded_prefix import ForwardedPrefixMiddleware
 from hero_api.server.lifecycle import RequestLifecycleMiddleware
 from hero_api.server.listener import Listener
 from hero_api.server.signals import stop_signals
@@ -54,6 +55,7 @@ def serve(
     *,
     workers: int = 1,
     access_log: bool = False,
+    forwarded_prefix: bool = False,
     **options: Any,  # noqa: ANN401 - uvicorn's own, such as `ssl_certfile`
 ) -> None:
     """Serve `app` until SIGTERM, SIGINT or SIGHUP; then answer what was read, and return.
@@ -65,6 +67,10 @@ def serve(
         if workers > 1 and not settings.is_postgresql and has_wal_reset_fault():
             raise StartError(_ONE_PROCESS)
         config = _configure(app, options, access_log=access_log)
+        if forwarded_prefix:
+            config.loaded_app = ForwardedPrefixMiddleware(
+                config.loaded_app, config.forwarded_allow_ips
+            )
         announce = partial(_announce, settings, listener.name("https" if config.ssl else "http"))
 
         def run(worker: Worker | None = None) -> None:
