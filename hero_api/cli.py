@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Typer's own look at a file, without readable=False, would not say why it cannot be used.
 app = typer.Typer(
+    rich_markup_mode="markdown",  # Rich's keeps the ends of lines, and drops what is in brackets
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,8 +47,8 @@ def hero_api(
     HERO_API_DATABASE_URL names it: sqlite:///file.db, or postgresql://user:password@host/database.
     By default it is the file database.db of this directory.
 
-    Each command ends with a line that says what it did. An error is one line on standard error,
-    and a status that is not 0.
+    Each command but serve ends with a line that says what it did. An error is one line on standard
+    error, and a status that is not 0.
     """
 
 

@@ -1,6 +1,7 @@
 """The command `hero-api`, but for `hero-api serve` when it serves."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -81,16 +82,40 @@ def test_help_names_the_commands() -> None:
 def test_help_says_where_the_database_is_and_how_to_begin() -> None:
     page = " ".join(run("--help").stdout.split())
     assert "HERO_API_DATABASE_URL" in page
-    assert "`hero-api seed 1000`, then `hero-api serve`" in page
+    assert "hero-api seed 1000, then hero-api serve" in page
 
 
-@pytest.mark.parametrize(
-    ("name", "word"), [("serve", "--port"), ("check", "damage"), ("copy", "SOURCE_URL")]
-)
-def test_each_command_has_help(name: str, word: str) -> None:
+def test_help_fills_the_lines_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert (
+        "An error is one line on standard error, and a status that is not 0."
+        in run("--help").stdout
+    )
+
+
+HELP = {
+    "serve": "[default: $FORWARDED_ALLOW_IPS or 127.0.0.1]",
+    "check": "Look for damage",
+    "upgrade": "stop the service first",
+    "backup": "A new file; SQLite's own form. [required]",
+    "restore": "A backup; it is only read. [required]",
+    "export": "A new file; - is the output. [required]",
+    "import": "Pass over the lines that cannot be stored.",
+    "copy": "Where they go; it may have no others. [required]",
+    "seed": "The same number makes the same heroes. [default: 0]",
+}
+
+
+@pytest.mark.parametrize(("name", "said"), HELP.items(), ids=HELP.keys())
+def test_each_command_has_help(name: str, said: str) -> None:
     ended = run(name, "--help")
     assert ended.returncode == 0
-    assert word in ended.stdout
+    assert said in " ".join(ended.stdout.replace("│", " ").split())
+
+
+def test_no_command_is_without_a_test_of_its_help() -> None:
+    listed = re.findall(r"^│ (\w+) ", run("--help").stdout.partition("Commands")[2], re.MULTILINE)
+    assert listed == [*HELP]
 
 
 def test_help_opens_no_database(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from hero_api.models import HeroCreate, HeroPublic, HeroUpdate
 
 _ANSWERED_WITHIN = 30.0  # seconds: the service itself answers 503 before that
 _FIRST_WAIT, _JITTER = 0.1, 0.5  # seconds
-_MAY_PASS = {502, 503, 504}
+_TOO_MANY = 429  # which a gateway answers in the place of the service
+_MAY_PASS = {_TOO_MANY, 502, 503, 504}
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NOT_ANSWERED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 _HEROES = TypeAdapter(list[HeroPublic])
@@ -155,8 +156,8 @@ def _judge(error: Exception, *, is_safe: bool, end: float) -> bool | float:
     """Say whether to try again after an error, or after how many seconds."""
     if not isinstance(error, HeroClientError):
         return isinstance(error, _NOT_ANSWERED if is_safe else _NOT_SENT)
-    may_repeat = is_safe or "nothing was" in str(error.detail)
-    if error.status not in _MAY_PASS or not may_repeat:
+    was_refused = error.status == _TOO_MANY or "nothing was" in str(error.detail)
+    if error.status not in _MAY_PASS or not (is_safe or was_refused):
         return False
     if error.retry_after is None:
         return True

@@ -56,6 +56,11 @@ class AdmissionLimiter:
         self._is_due = False
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
     def acquire(self, connection: Admitted) -> bool:
         """Say whether the connection's request may begin now; if not, it is begun later."""
         if connection in self._admitted:

@@ -120,19 +120,19 @@ async def _serve(
     # one that stands still would otherwise let everything in. On PostgreSQL a write may wait for a
     # locked row, which is to hold up nobody else for long.
     patience = _LOCKED_ROW if settings.is_postgresql else float("inf")
-    protocols = ProtocolFactory(
-        settings.client_timeout,
-        safe=AdmissionLimiter(_READS, timeout),
-        unsafe=AdmissionLimiter(_WRITES, timeout, patience),
-        exempt=PROBES,
-    )
+    safe = AdmissionLimiter(_READS, timeout)
+    unsafe = AdmissionLimiter(_WRITES, timeout, patience)
+    protocols = ProtocolFactory(settings.client_timeout, safe=safe, unsafe=unsafe, exempt=PROBES)
     server = _Server(config, app, listener, protocols)
-    for name, text, counted in (
-        ("connections", "Connections that are open.", protocols.open),
-        ("requests_under_way", "Requests begun and not answered.", server.server_state.tasks),
-    ):
+    under_way = server.server_state.tasks
+    counts: list[tuple[str, str, Callable[[], int]]] = [
+        ("connections", "Connections that are open.", lambda: len(protocols.open)),
+        ("requests_waiting", "Requests not begun yet.", lambda: safe.waiting + unsafe.waiting),
+        ("requests_under_way", "Requests begun and not answered.", lambda: len(under_way)),
+    ]
+    for name, text, count in counts:
         gauge = Gauge(f"hero_api_{name}", text, registry=app.state.metrics.registry)
-        gauge.set_function(partial(len, counted))
+        gauge.set_function(count)
     if worker:
         app.state.metrics.worker = str(os.getpid())
     loop = asyncio.get_running_loop()

@@ -1,5 +1,6 @@
 """For integration tests: an application with its lifespan running, or a server of its own."""
 
+import json
 import os
 import re
 import subprocess
@@ -63,7 +64,10 @@ def serving(settings: Mapping[str, object]) -> Iterator[str]:
     `settings` are named as the fields of `Settings`; those of the environment do not count.
     """
     environment = {name: os.environ[name] for name in os.environ if not name.startswith(PREFIX)}
-    environment |= {PREFIX + name.upper(): str(value) for name, value in settings.items()}
+    environment |= {
+        PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
+        for name, value in settings.items()
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "hero_api", "serve", "--port", "0"],
         env=environment,

@@ -58,4 +58,4 @@ def add_routes(app: FastAPI) -> None:
     get("/livez", responses=ALIVE)(read_livez)
     get("/readyz", responses=ALIVE)(read_readyz)
     for path in ("*", "/"):
-        app.options(path, include_in_schema=False)(read_options)
+        app.options(path, status_code=204, include_in_schema=False)(read_options)

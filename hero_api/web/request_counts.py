@@ -17,6 +17,8 @@ from hero_api.web.overload import OverloadLog
 # A client can make up a method or a path, and each would be a series of its own.
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "other")
 _NO_ROUTE = "none"
+# Of no route are preflights, declared bodies that are too large, and files of the documentation.
+_STATUSES_OF_NONE = (200, 304, 307, 400, 404, 405, 413)
 _UNAVAILABLE = {503, 507}
 _ERRORS = [
     each
@@ -49,8 +51,7 @@ class RequestCounts:
         known = [route for route in routes if isinstance(route, Route)]
         self._paths = {route.endpoint: route.path for route in known}
         for method in _METHODS:
-            # A declared body that is too large is refused before its route is looked for.
-            self.by_route[_NO_ROUTE, method] = _Counts((307, 404, 413))
+            self.by_route[_NO_ROUTE, method] = _Counts(_STATUSES_OF_NONE)
             self.by_route |= {(route.path, method): _Counts((405,)) for route in known}
         for route in known:
             methods = route.methods or set()

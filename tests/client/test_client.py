@@ -20,6 +20,7 @@ from tests.servers import serving
 ZOE = HeroCreate(name="Zoë", age=30, secret_name="?")
 STORED = {"id": 1, "name": "Zoë", "age": 30, "secret_name": "?"}
 NOTHING_DONE = (503, {"detail": "The service is stopping; nothing was done. Try again in a second"})
+TOO_MANY = (429, {"message": "API rate limit exceeded"})
 UNKNOWN = (503, {"detail": "whether it was stored is unknown"})
 Answers = list[tuple[int, Any] | Exception]
 WRITES: dict[str, Callable[[HeroClient], Any]] = {
@@ -134,6 +135,43 @@ async def test_no_more_requests_than_allowed_are_under_way(client: httpx.AsyncCl
     assert await heroes.count() == 40
 
 
+async def test_a_request_that_is_cancelled_leaves_its_place_to_others() -> None:
+    asked = asyncio.Event()
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        if not asked.is_set():
+            asked.set()
+            await asyncio.Event().wait()
+        return httpx.Response(200, json=STORED)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://hero-api")
+    heroes = HeroClient(http, concurrency=1)
+    first, waiting = (asyncio.create_task(heroes.read(1)) for _ in range(2))
+    await asked.wait()
+    first.cancel()
+    assert (await waiting).id == 1
+    assert first.cancelled()
+
+
+async def test_a_walk_that_is_broken_off_asks_for_no_further_page() -> None:
+    asked = 0
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        link = {"Link": '</heroes/?after=1>; rel="next"'}
+        return httpx.Response(200, json=[STORED, STORED], headers=link)
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://hero-api")
+    heroes = HeroClient(http, concurrency=1)
+    async for _ in heroes.heroes():
+        break
+    assert asked == 1
+    async for _ in heroes.heroes():
+        break
+    assert asked == 2
+
+
 # Errors
 
 
@@ -179,6 +217,7 @@ async def test_a_redirect_is_an_error() -> None:
     "failure",
     [
         NOTHING_DONE,
+        TOO_MANY,
         UNKNOWN,
         (502, "Bad Gateway"),
         httpx.ConnectError("refused"),
@@ -204,7 +243,7 @@ async def test_after_the_last_attempt_the_error_is_raised() -> None:
 @write
 @pytest.mark.parametrize(
     "failure",
-    [NOTHING_DONE, httpx.ConnectError("refused"), httpx.PoolTimeout("none is free")],
+    [NOTHING_DONE, TOO_MANY, httpx.ConnectError("refused"), httpx.PoolTimeout("none is free")],
     ids=str,
 )
 async def test_a_write_that_was_not_done_is_tried_again(

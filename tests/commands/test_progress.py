@@ -1,4 +1,4 @@
-"""The progress of long work, where no terminal is; `test_copying` shows it on one."""
+"""The progress of long work, where no terminal is; `test_copy` shows it on one."""
 
 import pytest
 

@@ -1,6 +1,7 @@
 """`hero-api serve --workers N`, as processes of their own."""
 
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -89,8 +90,10 @@ def test_what_one_worker_answered_every_worker_reads_at_once(shared: Server) -> 
         assert httpx.get(at(shared, f"/heroes/{hero_id}")).status_code == 200
 
 
-def test_each_worker_says_what_it_did_itself(shared: Server) -> None:
-    assert httpx.get(at(shared, "/metrics")).status_code == 200
+def test_the_worker_that_answers_says_in_its_metrics_which_one_it_is(shared: Server) -> None:
+    text = httpx.get(at(shared, "/metrics")).text
+    [named] = {int(number) for number in re.findall(r'worker="(\d+)"', text)}
+    assert named in workers(shared)
     assert httpx.get(at(shared, "/readyz")).status_code == 200
 
 

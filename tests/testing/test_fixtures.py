@@ -121,6 +121,19 @@ async def test_what_was_overridden_before_is_overridden_after_a_session_that_is_
     assert hero_app.dependency_overrides == {get_read_session: print}
 
 
+def test_a_server_takes_settings_of_any_type(tmp_path: Path) -> None:
+    origin = "https://heroes.example"
+    settings = {
+        "database_url": f"sqlite:///{tmp_path}/heroes.db",
+        "cors_origins": [origin],
+        "telemetry": False,
+        "request_timeout": 2.5,
+    }
+    with hero_api.testing.serving(settings) as url:
+        answer = httpx.get(f"{url}/livez", headers={"Origin": origin})
+    assert answer.headers["Access-Control-Allow-Origin"] == origin
+
+
 def test_a_server_that_does_not_start_is_an_error() -> None:
     with (
         pytest.raises(RuntimeError, match="did not start"),

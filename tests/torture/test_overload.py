@@ -20,6 +20,7 @@ from .wire import Answer, Connection, request_bytes
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
 CONNECTIONS = 640  # more than are begun at a time
+BEGUN = 256  # writes at a time
 PATIENCE = 5.0  # seconds: several times the one that is promised
 TIMEOUT = 1.0  # seconds, the setting
 HERO = {"name": "Deadpond", "secret_name": "Dive Wilson"}
@@ -69,6 +70,17 @@ async def test_creates_wait_until_they_can_be_stored_and_none_is_refused(server:
     assert {answer.status for answer in answers} == {200}
     assert len(stored_heroes(server.file)) == before + CONNECTIONS
     assert server.log.read_text() == ""
+
+
+async def test_those_that_wait_at_their_connections_are_counted(server: Server) -> None:
+    expected = f"hero_api_requests_waiting {CONNECTIONS - BEGUN}.0"
+    async with AsyncExitStack() as stack:
+        with write_lock(server.file):
+            creates = await begin_creates(stack, server)
+            async with asyncio.timeout(PATIENCE), Connection(server.host, server.port) as reader:
+                while expected not in (await reader.request("GET", "/metrics")).body.decode():
+                    pass
+        await asyncio.gather(*creates)
 
 
 async def test_those_who_have_waited_for_their_whole_time_are_refused_and_keep_their_connection(

@@ -33,6 +33,8 @@ REQUESTS: dict[str, tuple[Sequence[Any], tuple[str, str, int]]] = {
     "a method that nobody knows": (("AVENGE", "/heroes/7"), ("/heroes/{hero_id}", "other", 405)),
     "a probe": (("GET", "/livez"), ("/livez", "GET", 200)),
     "the documentation": (("GET", "/docs"), ("/docs", "GET", 200)),
+    "a file of it": (("GET", "/static-offline-docs/favicon.png"), ("none", "GET", 200)),
+    "a proxy's probe": (("OPTIONS", "/"), ("/", "OPTIONS", 204)),
 }
 
 
@@ -74,6 +76,17 @@ async def test_every_series_is_there_from_the_start(client: httpx.AsyncClient) -
         await ask(client, *asked)
     await client.get("/readyz")
     assert (await samples(client)).keys() == at_the_start
+
+
+async def test_the_series_of_preflights_are_there_from_the_start(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"cors_origins": ["https://heroes.example"]}))
+    async with running(app) as client:
+        at_the_start = (await samples(client)).keys()
+        for origin, status in (("https://heroes.example", 200), ("https://other.example", 400)):
+            headers = {"Origin": origin, "Access-Control-Request-Method": "GET"}
+            answer = await client.options("/heroes/", headers=headers)
+            assert answer.status_code == status
+        assert (await samples(client)).keys() == at_the_start
 
 
 async def test_clients_cannot_make_series_up(client: httpx.AsyncClient) -> None:

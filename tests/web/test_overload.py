@@ -1,7 +1,9 @@
 import asyncio
 
+import httpx
 import pytest
 
+from hero_api.batching.queue import arrived
 from hero_api.web.overload import OverloadLog
 
 SOON = 30.0  # seconds: far more than anything here takes
@@ -33,3 +35,14 @@ async def test_the_next_overload_is_counted_anew(caplog: pytest.LogCaptureFixtur
     log.refused()
     await until_ended(caplog, 2)
     assert caplog.messages[-1].endswith("2 were refused")
+
+
+async def test_requests_that_are_late_before_they_are_begun_are_an_overload(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrived.set(asyncio.get_running_loop().time() - 3_600)
+    for _ in range(3):
+        assert (await client.get("/heroes/1")).status_code == 503
+    assert caplog.text.count("An overload begins") == 1
+    text = (await client.get("/metrics")).text
+    assert 'hero_api_unavailable_total{reason="Overloaded"} 3.0' in text
