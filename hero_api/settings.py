@@ -17,7 +17,7 @@ PREFIX = "HERO_API_"
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 logger = logging.getLogger("hero_api")
-ROOT_PATH = r"^(/[A-Za-z0-9._~-]+)*$"
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
 class Settings(BaseSettings):
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     client_timeout: float = Field(default=20.0, gt=0, le=3600)
     token: SecretStr | None = Field(default=None, min_length=16)
     guard: Literal["writes", "all"] = "writes"
-    root_path: str = Field(default="", pattern=ROOT_PATH)
+    root_path: str = ""
     cors_origins: list[str] = []
     telemetry: bool = False
 
@@ -54,6 +54,14 @@ class Settings(BaseSettings):
             message = "must have no blanks at its ends, and no control characters"
             raise ValueError(message)
         return token
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, path: str) -> str:
+        if not ROOT_PATH.fullmatch(path):
+            message = "must be a path such as /api, with no slash at its end"
+            raise ValueError(message)
+        return path
 
     @field_validator("cors_origins")
     @classmethod

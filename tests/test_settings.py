@@ -62,6 +62,7 @@ BAD = [
     ("DATABASE_URL", "postgresql://host/heroes?prepare_threshold=x"),
     ("READ_DATABASE_URL", "sqlite:///heroes.db"),
     ("READ_DATABASE_URL", "postgresql://host/heroes"),
+    *(("ROOT_PATH", path) for path in ("api", "/api/", "//api", "/a b", "/", "/api\n")),
     ("SYNCHRONOUS", "OFF"),
     ("SYNCHRONOUS", ""),
     ("BUSY_TIMEOUT", "-1"),

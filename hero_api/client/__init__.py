@@ -54,6 +54,8 @@ class HeroClient:
         attempts: int = 6,
         patience: float = 60.0,
     ) -> None:
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
         self._is_mine = isinstance(service, str)
         self._http = (
             httpx.AsyncClient(

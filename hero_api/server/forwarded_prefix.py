@@ -1,6 +1,5 @@
 """The path under which a proxy says that it has the service."""
 
-import re
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -22,6 +21,6 @@ class ForwardedPrefixMiddleware(ProxyHeadersMiddleware):
         if scope["type"] == "http" and host in self.trusted_hosts:
             sent = [value.decode("latin-1") for name, value in scope["headers"] if name == _HEADER]
             prefix = ", ".join(sent)
-            if prefix and re.fullmatch(ROOT_PATH, prefix) and scope["path"].startswith("/"):
+            if prefix and ROOT_PATH.fullmatch(prefix) and scope["path"].startswith("/"):
                 scope |= {"root_path": prefix, "path": prefix + scope["path"]}
         await super().__call__(scope, receive, send)

@@ -153,6 +153,11 @@ async def test_a_request_that_is_cancelled_leaves_its_place_to_others() -> None:
     assert first.cancelled()
 
 
+def test_a_client_that_could_ask_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="concurrency"):
+        HeroClient(concurrency=0)
+
+
 async def test_a_walk_that_is_broken_off_asks_for_no_further_page() -> None:
     asked = 0
 
