@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
+from hero_api.batching.queue import arrived
 from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession
 from hero_api.dependencies import get_read_session, get_write_session
@@ -281,6 +282,18 @@ async def test_lines_are_for_those_who_ask_for_them_and_not_as_much_for_json(
 async def test_a_header_may_come_in_two_lines(client: httpx.AsyncClient) -> None:
     wanted = [("Accept", "application/jsonl"), ("Accept", "text/html")]
     assert (await client.get("/heroes/", headers=wanted)).headers["Content-Type"] == LINES
+
+
+async def test_a_page_is_not_late_because_those_before_it_took_long(
+    app: FastAPI, many: httpx.AsyncClient
+) -> None:
+    async with app.state.database.read_session() as session:
+        pages = heroes.pages(session, Page())
+        found = await anext(pages)
+        arrived.set(float("-inf"))  # when a request arrived that had to wait, and was read slowly
+        lengths = [len(found.lines.splitlines())]
+        lengths += [len(page.lines.splitlines()) async for page in pages]
+    assert lengths == [100, 100, 50]
 
 
 async def test_a_bad_parameter_is_422_in_json(client: httpx.AsyncClient) -> None:
