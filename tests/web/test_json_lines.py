@@ -93,6 +93,13 @@ async def test_the_last_line_needs_no_end_and_others_may_end_as_on_windows(
     assert len(objects(await post(client, content, f"{LINES}; charset=utf-8"))) == 2
 
 
+async def test_the_mark_that_windows_programs_begin_a_file_with_is_no_matter(
+    client: httpx.AsyncClient,
+) -> None:
+    file = b"\xef\xbb\xbf" + lines(GOOD)
+    assert len(objects(await post(client, file + file + b"\xef\xbb\xbf\n"))) == 2
+
+
 BAD = {
     "no JSON": (b"{", "Invalid JSON"),
     "no object": (b"[]", "object"),
