@@ -388,6 +388,18 @@ def test_a_reader_that_takes_nothing_holds_no_connection_and_no_transaction(
         assert not blocked
 
 
+def test_readers_that_leave_take_their_pages_with_them(server: Server) -> None:
+    def leave(times: int) -> float:
+        for _ in range(times):
+            with ask(server) as reader:
+                assert reader.recv(65_536).startswith(b"HTTP/1.1 200")
+        httpx.get(f"http://{server.host}:{server.port}/heroes/1", timeout=SOON)
+        return server.memory()
+
+    before = leave(20)
+    assert leave(100) - before < 15
+
+
 def test_an_answer_that_cannot_be_ended_is_cut_off(server: Server) -> None:
     with closing(sqlite3.connect(server.file)) as connection, connection:
         connection.execute("UPDATE hero SET name = x'00' WHERE id = 19999")
