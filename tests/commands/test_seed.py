@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Boolean, Column, String
 
@@ -82,6 +83,17 @@ def test_what_is_replaced_is_gone_and_ids_begin_with_1(settings: Settings) -> No
     assert "of the ids 1 to 3 " in seed(settings, "3", "--replace").stdout
     assert DEADPOND not in stored(settings)
     assert len(stored(settings)) == 3
+
+
+def test_what_is_replaced_is_not_kept_under_its_key_either(settings: Settings) -> None:
+    async def create() -> httpx.Response:
+        async with running(create_app(settings)) as client:
+            hero, key = {"name": "n", "secret_name": "s"}, {"Idempotency-Key": "a"}
+            return await client.post("/heroes/", json=hero, headers=key)
+
+    asyncio.run(create())
+    seed(settings, "3", "--replace")
+    assert asyncio.run(create()).json()["id"] == 4
 
 
 def test_the_service_goes_on_behind_the_last_of_them(settings: Settings) -> None:
