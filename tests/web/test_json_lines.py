@@ -291,9 +291,8 @@ async def test_a_header_may_come_in_two_lines(client: httpx.AsyncClient) -> None
     assert (await client.get("/heroes/", headers=wanted)).headers["Content-Type"] == LINES
 
 
-async def test_a_page_is_not_late_because_those_before_it_took_long(
-    app: FastAPI, many: httpx.AsyncClient
-) -> None:
+@pytest.mark.usefixtures("many")
+async def test_a_page_is_not_late_because_those_before_it_took_long(app: FastAPI) -> None:
     async with app.state.database.read_session() as session:
         pages = heroes.pages(session, Page())
         found = await anext(pages)
