@@ -1,13 +1,16 @@
 """`hero-api backup` and `hero-api restore`, of SQLite files."""
 
 import asyncio
+import os
 import random
 import shutil
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -152,6 +155,21 @@ def test_a_backup_that_is_stopped_is_not_there(
     assert list(file.parent.iterdir()) == []
 
 
+def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path
+) -> None:
+    rename = Path.rename
+
+    def rename_and_stop(path: Path, target: Path) -> None:
+        rename(path, target)
+        monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(Path, "rename", rename_and_stop)
+    ended = run("backup", str(file), path=filled.path)
+    assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
+    assert list(file.parent.iterdir()) == []
+
+
 def test_a_backup_that_is_terminated_leaves_nothing_behind(filled: Settings, file: Path) -> None:
     program = """
 import functools, signal, sqlite3
@@ -215,6 +233,47 @@ async def test_a_backup_becomes_a_database_where_there_is_none(
     await put(filled, file)
     async with running(create_app(filled)) as client:
         assert await ids(client) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("room", [4_096, 16_384, 30_000])
+def test_where_there_was_no_database_a_full_disk_leaves_none(
+    filled: Settings, file: Path, room: int
+) -> None:
+    backup(filled, file)
+    filled.path.unlink()
+    with room_for(room), pytest.raises(StartError, match=r"cannot be written|full|disk I/O"):
+        restore(filled, file, heroes.table)
+    assert list(filled.path.parent.iterdir()) == [file.parent]
+
+
+def test_a_backup_is_no_match_for_the_log_of_a_database_that_is_gone(
+    filled: Settings, file: Path
+) -> None:
+    backup(filled, file)
+    with connection_to(filled) as other:
+        other.execute("DELETE FROM hero")
+        log = Path(f"{filled.path}-wal").read_bytes()
+    filled.path.unlink()
+    Path(f"{filled.path}-wal").write_bytes(log)
+    with pytest.raises(StartError, match=r"it is missing or empty, and .*-wal is not"):
+        restore(filled, file, heroes.table)
+    assert not filled.path.exists()
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_backup_in_another_encoding_is_refused(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("PRAGMA encoding='UTF-16'")
+        with closing(sqlite3.connect(settings.path)) as live:
+            for (statement,) in live.execute("SELECT sql FROM sqlite_master WHERE sql LIKE 'C%'"):
+                if "sqlite_" not in statement:
+                    connection.execute(statement)
+    await create(client)
+    with pytest.raises(StartError, match=r"in another encoding"):
+        await put(settings, file)
+    assert await create(client) == 2
 
 
 @pytest.mark.usefixtures("unguarded")
@@ -334,6 +393,29 @@ def test_a_damaged_backup_is_refused(filled: Settings, file: Path) -> None:
 def test_the_database_itself_is_no_backup(filled: Settings) -> None:
     with pytest.raises(StartError, match=r"is the database itself"):
         restore(filled, filled.path, heroes.table)
+
+
+class StoppedAtTheEnd(sqlite3.Connection):
+    """A connection whose backup is complete when Ctrl-C is pressed."""
+
+    def backup(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().backup(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_restore_that_is_stopped_late_does_not_say_that_nothing_was_changed(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, *, is_there: bool
+) -> None:
+    backup(filled, file)
+    if is_there:
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=StoppedAtTheEnd))
+    else:
+        filled.path.unlink()
+        monkeypatch.setattr(Path, "rename", lambda *_: signal.raise_signal(signal.SIGINT))
+    ended = run("restore", str(file), path=filled.path)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(f"{filled.path} has what it had, or all that {file} has\n")
 
 
 @pytest.mark.usefixtures("unguarded")
