@@ -21,6 +21,7 @@ from hero_api.testing import running
 from tests.clusters import insert, stored
 from tests.command import run
 from tests.commands.test_copy import MEASURED, next_id
+from tests.test_cli import room_for
 
 DEADPOND = (7, "Deadpond", 30, "Dive Wilson")
 
@@ -115,6 +116,17 @@ def test_where_no_ids_are_left_is_one_line_and_nothing_is_stored(settings: Setti
     [line] = ended.stderr.splitlines()
     assert "has no 2 ids left" in line
     assert len(stored(settings)) == 1
+
+
+@pytest.mark.sqlite
+def test_a_seed_that_finds_no_room_says_how_many_are_stored(settings: Settings) -> None:
+    with room_for(8_000_000):
+        ended = seed(settings, "200000")
+    assert ended.returncode == 1
+    [*_, line] = ended.stderr.splitlines()
+    said = re.search(r"(?:full|disk I/O error); ([\d,]+) heroes were stored until then\Z", line)
+    assert said is not None, line
+    assert int(said[1].replace(",", "")) == len(stored(settings)) > 0
 
 
 @pytest.mark.sqlite
