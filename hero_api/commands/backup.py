@@ -1,5 +1,6 @@
 """`hero-api backup` and `hero-api restore`: a SQLite file, while the service runs on it."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -44,8 +45,10 @@ def backup(settings: Settings, file: Path) -> int:
     if not path.is_file():
         raise StartError(f"There is no database {path}")
     with new_file(file) as copy, _translate_errors(copy, path):
-        # Not read-only, or SQLite would leave its two files beside one that nobody uses.
-        with closing(open_read_write(path, settings.busy_timeout)) as connection:
+        # Read-only without need, SQLite would take no lock, or leave its two files behind.
+        can_write = os.access(beside(path, "").parent, os.W_OK)
+        opened = open_read_write(path, settings.busy_timeout) if can_write else open_read_only(path)
+        with closing(opened) as connection:
             _copy(connection, copy)
         _check(copy)
     return file.stat().st_size

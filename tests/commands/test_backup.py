@@ -29,6 +29,7 @@ from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 from tests.clusters import connection_to
+from tests.servers import UNPRIVILEGED
 from tests.test_cli import Stopped, make, room_for, run
 
 pytestmark = pytest.mark.sqlite
@@ -185,6 +186,21 @@ main()
     ended = run("backup", str(file), path=filled.path, program=("-c", program))
     assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
+
+
+def test_a_file_on_a_disk_that_can_only_be_read_is_backed_up(
+    filled: Settings, public: Path
+) -> None:
+    directory = public / "only to be read"
+    directory.mkdir()
+    path = shutil.copy(filled.path, directory)
+    directory.chmod(0o555)
+    public.chmod(0o777)
+    program = f"import hero_api.commands.backup\n{UNPRIVILEGED}"
+    ended = run("backup", str(public / "b.db"), path=path, program=("-c", program))
+    directory.chmod(0o755)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert in_file(public / "b.db", "SELECT count(*) FROM hero") == [(3,)]
 
 
 def test_no_database_gives_no_backup(settings: Settings, file: Path) -> None:
