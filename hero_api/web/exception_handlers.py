@@ -105,6 +105,9 @@ async def _client_disconnect(_request: Request, _error: Exception) -> Response:
 
 async def _unforeseen_error(request: Request, error: Exception) -> Response:
     """Answer an error that nobody foresaw; Starlette raises it again when this is sent."""
+    if isinstance(error.__cause__, ServiceError):  # it came amid an answer, and ends it
+        reason = getattr(error.__cause__, "reason", error.__cause__.detail)
+        return _fault_response(request.scope, "Internal Server Error", reason)
     frames = reversed(traceback.extract_tb(error.__traceback__))
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     # The second repr escapes what an exception's own may contain, such as line breaks.

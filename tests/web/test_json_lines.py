@@ -407,4 +407,6 @@ def test_an_answer_that_cannot_be_ended_is_cut_off(server: Server) -> None:
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"hero 19000" in answer
     assert not answer.endswith(b"0\r\n\r\n")
-    assert "Traceback" not in server.log.read_text()
+    said = server.log.read_text()
+    assert "GET '/heroes/': A stored row cannot be read" in said
+    assert "Traceback" not in said
