@@ -150,7 +150,8 @@ def upgrade() -> None:
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    lines = add(settings, [heroes.table, KEYS])
+    with _stoppable("all was added or nothing; run the same command again"):
+        lines = add(settings, [heroes.table, KEYS])
     for line in lines:
         typer.echo(line)
     typer.echo(f"{settings.database_name} has all that the service needs")
