@@ -137,7 +137,8 @@ def check() -> None:
         problems += 1
         typer.echo(problem)
     if problems:
-        raise StartError(f"{settings.path} is damaged (problems: {problems}): restore a backup")
+        what = f"{settings.path} is damaged (problems: {problems})"
+        raise StartError(f"{what}: stop the service, move it away, and restore a backup")
     typer.echo(f"{settings.path} is sound")
 
 

@@ -406,6 +406,18 @@ def test_a_damaged_backup_is_refused(filled: Settings, file: Path) -> None:
     assert filled.path.read_bytes() == before
 
 
+def test_what_is_said_of_a_damaged_database_leads_to_a_restore(
+    filled: Settings, file: Path
+) -> None:
+    backup(filled, file)
+    filled.path.write_bytes(b"no database")
+    for ended in (run("check", path=filled.path), run("restore", str(file), path=filled.path)):
+        assert "move it away, and restore a backup" in ended.stderr
+    filled.path.unlink()
+    assert run("restore", str(file), path=filled.path).returncode == 0
+    assert in_file(filled.path, "SELECT count(*) FROM hero") == [(3,)]
+
+
 def test_the_database_itself_is_no_backup(filled: Settings) -> None:
     with pytest.raises(StartError, match=r"is the database itself"):
         restore(filled, filled.path, heroes.table)

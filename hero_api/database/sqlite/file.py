@@ -108,11 +108,11 @@ def _check_content(path: Path) -> None:
                 for name in ("page_count", "page_size")
             )
             if pages * page_size > _size(path) + _size(beside(path, "-wal")):
-                raise unusable(path, "the file lacks its end; restore a backup")
+                raise unusable(path, "the file lacks its end; move it away, and restore a backup")
     except sqlite3.Error as error:
         # Whatever else it is, such as a lock or a transaction to roll back, shows later too.
         if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            raise unusable(path, f"{error}; restore a backup") from error
+            raise unusable(path, f"{error}; move it away, and restore a backup") from error
 
 
 def _size(path: Path) -> int:
