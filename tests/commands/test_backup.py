@@ -128,6 +128,31 @@ def test_a_damaged_database_gives_no_backup(filled: Settings, file: Path) -> Non
     assert list(file.parent.iterdir()) == []
 
 
+def damage(path: Path) -> None:
+    """Let a row break a rule of its table: SQLite copies that, and finds it when it checks."""
+    in_file(path, "CREATE TABLE other (name VARCHAR)")
+    in_file(path, "INSERT INTO other VALUES (NULL)")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'R)', 'R NOT NULL)')")
+
+
+def test_a_copy_is_checked_before_it_gets_its_name(filled: Settings, file: Path) -> None:
+    damage(filled.path)
+    with pytest.raises(StartError, match=r"heroes\.db is damaged: NULL value in other\.name"):
+        backup(filled, file)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_copy_is_checked_before_it_is_restored(filled: Settings, file: Path) -> None:
+    backup(filled, file)
+    damage(file)
+    before = filled.path.read_bytes()
+    with pytest.raises(StartError, match=rf"\A{file} is damaged: NULL value in other\.name"):
+        restore(filled, file, heroes.table)
+    assert filled.path.read_bytes() == before
+
+
 def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
         backup(filled, tmp_path / "nowhere" / "heroes.db")
