@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
@@ -184,6 +185,25 @@ async def test_lines_are_stored_beside_single_creates(client: httpx.AsyncClient)
     answers = await asyncio.gather(*single[:10], *bulk, *single[10:])
     assert {answer.status_code for answer in answers} == {200}
     assert len({hero["id"] for hero in await listed(client)}) == 120
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_each_body_has_a_transaction_of_its_own(
+    app: FastAPI, client: httpx.AsyncClient, key: str | None
+) -> None:
+    commits = 0
+
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    event.listen(app.state.database.writer.sync_engine, "commit", count)
+    client.headers["Content-Type"] = LINES
+    keys = [{"Idempotency-Key": f"{key}{n}"} if key else {} for n in range(4)]
+    asks = (client.post("/heroes/", content=lines(GOOD, GOOD), headers=each) for each in keys)
+    answers = await asyncio.gather(*asks)
+    assert [len(objects(answer)) for answer in answers] == [2] * 4
+    assert commits == 4
 
 
 # Heroes that go out
