@@ -218,7 +218,7 @@ def test_a_file_on_a_disk_that_can_only_be_read_is_backed_up(
 ) -> None:
     directory = public / "only to be read"
     directory.mkdir()
-    path = shutil.copy(filled.path, directory)
+    path = Path(shutil.copy(filled.path, directory))
     directory.chmod(0o555)
     public.chmod(0o777)
     program = f"import hero_api.commands.backup\n{UNPRIVILEGED}"
