@@ -146,7 +146,8 @@ def check() -> None:
         problems += 1
         typer.echo(problem)
     if problems:
-        raise StartError(f"{settings.path} is damaged (problems: {problems}): restore a backup")
+        what = f"{settings.path} is damaged (problems: {problems})"
+        raise StartError(f"{what}: stop the service, move it away, and restore a backup")
     typer.echo(f"{settings.path} is sound")
 
 
@@ -159,7 +160,8 @@ def upgrade() -> None:
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    lines = add(settings, [heroes.table, KEYS])
+    with _stoppable("all was added or nothing; run the same command again"):
+        lines = add(settings, [heroes.table, KEYS])
     for line in lines:
         typer.echo(line)
     typer.echo(f"{settings.database_name} has all that the service needs")

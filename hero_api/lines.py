@@ -1,5 +1,6 @@
 """JSON Lines: one object a line (https://jsonlines.org)."""
 
+from codecs import BOM_UTF8
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def read_line(model: type[Model], line: bytes) -> Model | ValidationError | None:
     """Return what a line holds, or why it is no such object; nothing of a blank one."""
+    line = line.removeprefix(BOM_UTF8)  # of a file, or in the midst of several that were joined
     if not line.strip():
         return None
     try:

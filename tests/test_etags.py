@@ -101,6 +101,16 @@ async def test_a_hero_that_is_not_there_is_not_known_either(client: httpx.AsyncC
     assert (await client.get("/heroes/1", headers={"If-None-Match": "*"})).status_code == 404
 
 
+async def test_a_create_heeds_no_condition(client: httpx.AsyncClient) -> None:
+    for headers in ({"If-None-Match": "*"}, {"If-Match": OTHER}):
+        answers = [
+            await client.post("/heroes/", json=HERO | fields, headers=headers)
+            for fields in ({"id": 7}, {"id": 7}, {})
+        ]
+        assert [answer.status_code for answer in answers] == [200, 409, 200]
+        assert (await client.delete("/heroes/7")).status_code == 200
+
+
 # If-Match
 
 
@@ -165,8 +175,8 @@ async def test_a_change_that_knows_an_old_hero_does_not_keep_others_from_it(
 
 async def test_clients_that_increment_one_hero_lose_no_update(client: httpx.AsyncClient) -> None:
     await create(client)
-    await asyncio.gather(*(increment(client) for _ in range(32)))
-    assert (await client.get("/heroes/1")).json()["age"] == 32
+    await asyncio.gather(*(increment(client) for _ in range(64)))
+    assert (await client.get("/heroes/1")).json()["age"] == 64
 
 
 async def test_nor_do_those_of_several_processes(cluster: Cluster) -> None:

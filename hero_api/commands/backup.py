@@ -1,5 +1,6 @@
 """`hero-api backup` and `hero-api restore`: a SQLite file, while the service runs on it."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hero_api.commands.new_file import file_beside, new_file
 from hero_api.commands.upgrade import upgrade
 from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.file import (
+    beside,
     check_file,
     open_read_only,
     open_read_write,
@@ -25,9 +27,10 @@ from hero_api.settings import Settings
 
 _PATIENCE = 30.0  # seconds that a restore waits for its turn to write
 _PAUSE = 0.001  # seconds between two attempts
-# By these SQLite draws ids, and the service has chosen its statements.
+# By these SQLite draws ids and reads text, and the service has chosen its statements.
 _FORM = """
-    SELECT name, type, (SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence')
+    SELECT name, type, (SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'),
+           (SELECT encoding FROM pragma_encoding)
     FROM pragma_table_info(:table) ORDER BY name
 """
 _LAST_DRAWN = "SELECT name, max(seq) FROM sqlite_sequence GROUP BY name"
@@ -42,8 +45,10 @@ def backup(settings: Settings, file: Path) -> int:
     if not path.is_file():
         raise StartError(f"There is no database {path}")
     with new_file(file) as copy, _translate_errors(copy, path):
-        # Not read-only, or SQLite would leave its two files beside one that nobody uses.
-        with closing(open_read_write(path, settings.busy_timeout)) as connection:
+        # Read-only without need, SQLite would take no lock, or leave its two files behind.
+        can_write = os.access(beside(path, "").parent, os.W_OK)
+        opened = open_read_write(path, settings.busy_timeout) if can_write else open_read_only(path)
+        with closing(opened) as connection:
             _copy(connection, copy)
         _check(copy)
     return file.stat().st_size
@@ -56,35 +61,53 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
     `StartError`, one line, where nothing was changed.
     """
     path = settings.path
-    # Before `check_file`, which makes a database where there is none.
     if not file.is_file():
         raise StartError(f"There is no backup {file}")
     with _translate_errors(file, file), closing(open_read_only(file)) as connection:
         if not _form(connection, table):
             raise StartError(f"{file} has no table {table.name}; name a backup")
-    check_file(path)
-    if file.samefile(path):
+    is_there = path.exists()
+    check_file(path, makes=False)
+    if is_there and file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
     check_alone(settings)
-    with file_beside(path) as copy:
+    is_known = True
+    try:
+        # Where there is no database, the copy becomes it.
+        with file_beside(path) if is_there else new_file(beside(path, "")) as copy:
+            _make_copy(settings, file, copy, table)
+            is_known = False
+            if is_there:
+                with _translate_errors(path, path):
+                    _put(copy, settings, time.monotonic() + patience)
+    except KeyboardInterrupt:
+        if is_known:
+            raise
+        raise StartError(f"Stopped; {path} has what it had, or all that {file} has") from None
+
+
+def _make_copy(settings: Settings, file: Path, copy: Path, table: Table) -> None:
+    """Copy a backup into what the service could start on, and the database can take."""
+    path = settings.path
+    page_size, form = 0, None
+    if path.exists():
         with _translate_errors(path, path), closing(open_read_only(path)) as connection:
             [page_size] = connection.execute("PRAGMA page_size").fetchone()
             form = _form(connection, table)
-        with _translate_errors(copy, file):
-            with closing(open_read_only(file)) as connection:
-                # A database in WAL mode takes no pages of another size.
-                connection.execute(f"PRAGMA page_size={page_size}")
-                _copy(connection, copy)
-            _check(copy)
-            _make_ready(settings, copy, table)
-            with closing(open_read_only(copy)) as connection:
-                if form and _form(connection, table) != form:
-                    raise StartError(
-                        f"{file} has a table {table.name} of another kind than {path}: stop the "
-                        f"service, move {path} away, and run the same command again"
-                    )
-        with _translate_errors(path, path):
-            _put(copy, settings, time.monotonic() + patience)
+    with _translate_errors(copy, file):
+        with closing(open_read_only(file)) as connection:
+            # A database in WAL mode takes no pages of another size.
+            connection.execute(f"PRAGMA page_size={page_size}")
+            _copy(connection, copy)
+        _check(copy)
+        _make_ready(settings, copy, table)
+        with closing(open_read_only(copy)) as connection:
+            if form and _form(connection, table) != form:
+                raise StartError(
+                    f"{file} has a table {table.name} of another kind than {path}, or its text "
+                    f"in another encoding: stop the service, move {path} away, and run the same "
+                    "command again"
+                )
 
 
 def _form(connection: sqlite3.Connection, table: Table) -> object:

@@ -24,6 +24,7 @@ _CHUNK = 1_000  # rows that a statement stores
 _LARGE = 2_000_000  # bytes: of large rows a chunk has fewer
 _LONGEST = 1_000_000  # bytes of a line
 _PATIENCE = 86_400.0  # seconds: a large file takes longer than a request may
+_UNKNOWN = "It is not known whether all is"
 
 Numbered = tuple[int, BaseModel]
 
@@ -81,9 +82,14 @@ def import_lines(  # noqa: PLR0913 - two ends, what a line is, and how
     Raises `StartError`, one line that names the first such line.
     """
     check_alone(settings)
-    return asyncio.run(
-        _Import(settings, storage, progress, skips_bad=skips_bad).run(create, source)
-    )
+    each = _Import(settings, storage, progress, skips_bad=skips_bad)
+    try:
+        return asyncio.run(each.run(create, source))
+    except KeyboardInterrupt:
+        if each.is_committing:
+            where = settings.database_name
+            raise StartError(f"Stopped. {_UNKNOWN} stored in {where}") from None
+        raise
 
 
 class _Import:
@@ -92,6 +98,7 @@ class _Import:
     ) -> None:
         self._settings = settings.model_copy(update={"request_timeout": _PATIENCE})
         self._name = settings.database_name
+        self.is_committing = False
         self._storage = storage
         self._progress = progress
         self._skips_bad = skips_bad
@@ -101,20 +108,19 @@ class _Import:
 
     async def run(self, create: type[BaseModel], source: BinaryIO) -> Imported:
         self._progress.begin("read", None)
-        is_committing = False
         async with open_database(self._settings, {}, [self._storage.table]) as database:
             session = database.write_session()
             try:
                 await connect(session)
                 for chunk in self._chunks(create, source):
                     await self._store(session, chunk)
-                is_committing = True
+                self.is_committing = True
                 await session.commit()
             except StartError:
                 raise
             except Exception as error:
-                is_known = not is_committing or judge(error).is_undone
-                outcome = "Nothing was" if is_known else "It is not known whether all is"
+                is_known = not self.is_committing or judge(error).is_undone
+                outcome = "Nothing was" if is_known else _UNKNOWN
                 raise StartError(f"{outcome} stored in {self._name}: {describe(error)}") from error
             finally:
                 await session.rollback()
@@ -137,10 +143,14 @@ class _Import:
 
     def _lines(self, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(iter(partial(source.readline, _LONGEST), b""), 1):
-            if len(line) == _LONGEST:
-                raise self._refusal(number, f"is longer than {_LONGEST:,} bytes")
-            self._size += len(line)
-            yield number, line
+            if len(line) < _LONGEST:
+                self._size += len(line)
+                yield number, line
+                continue
+            self._pass_over(number, f"is longer than {_LONGEST:,} bytes")
+            rest = line
+            while rest and not rest.endswith(b"\n"):
+                rest = source.readline(_LONGEST)
 
     async def _store(self, session: ReadWriteSession, rows: Sequence[Numbered]) -> None:
         results = await self._storage.rows.create_all(session, [row for _, row in rows])

@@ -21,7 +21,11 @@ def new_file(file: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.rename(file)
-        _sync(file.absolute().parent)
+        try:
+            _sync(file.absolute().parent)
+        except BaseException:  # as Ctrl-C, after which there is to be no file
+            file.unlink()
+            raise
 
 
 @contextmanager

@@ -87,13 +87,18 @@ def seed(  # noqa: PLR0913 - two by name
         if last > MAX_CHOSEN_ID:
             raise StartError(f"{there.name} has no {count:,} ids left: its last one is {first - 1}")
         progress.begin("seeded", count)
+        stored = 0
         try:
-            for start in range(first, last + 1, _CHUNK):
-                ids = range(start, min(start + _CHUNK, last + 1))
-                there.write([*zip(ids, *(each(rng, len(ids)) for each in values), strict=True)])
-                progress.advance(len(ids))
-        finally:
-            there.finish(0)
+            try:
+                for start in range(first, last + 1, _CHUNK):
+                    ids = range(start, min(start + _CHUNK, last + 1))
+                    there.write([*zip(ids, *(each(rng, len(ids)) for each in values), strict=True)])
+                    stored += len(ids)
+                    progress.advance(len(ids))
+            finally:
+                there.finish(0)
+        except StartError as error:
+            raise StartError(f"{error}; {stored:,} heroes were stored until then") from error
     return Seeded(first, last)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Table
 from sqlmodel import SQLModel
 
 from hero_api.batching import QueueSpec, batched
+from hero_api.batching.queue import arrived
 from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession, fetch
 from hero_api.database.statements import Filter
@@ -105,6 +106,7 @@ class Storage(Generic[Create, Update]):
                 return
             after = {"offset": 0, "count": False, "after": listed.next_after}
             page = page.model_copy(update=after)
+            arrived.set(None)  # the next page has time of its own, however long ago this was asked
 
     def create(
         self, session: ReadWriteSession, row: Create, key: str | None = None

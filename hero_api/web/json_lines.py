@@ -1,7 +1,7 @@
 """JSON Lines over HTTP: bodies that are read, and answers that are sent, a part at a time."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -71,7 +71,11 @@ def stream_lines(first: str, rest: AsyncIterator[str], headers: Mapping[str, str
 
 
 class _StreamedLines(StreamingResponse):
-    """Lines of which none is made for HEAD: the server would drop them one by one."""
+    """Lines of which none is made for HEAD, since the server would drop them one by one.
+
+    Nor for a client that has left: Starlette would cancel a task then, and anyio keeps its frames,
+    with a page in them, until the garbage collector comes by.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(ASKED_METHOD) == "HEAD":
@@ -79,7 +83,15 @@ class _StreamedLines(StreamingResponse):
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body"})
         else:
-            await super().__call__(scope, receive, send)
+            self.body_iterator = _until_gone(self.body_iterator, Request(scope, receive))
+            await self.stream_response(send)
+
+
+async def _until_gone(parts: AsyncIterable[Any], request: Request) -> AsyncIterator[Any]:
+    async for part in parts:
+        yield part
+        if await request.is_disconnected():
+            return
 
 
 async def read_body(request: Request, model: type[Model], most: int) -> dict[int, Model]:

@@ -1,13 +1,16 @@
 """`hero-api backup` and `hero-api restore`, of SQLite files."""
 
 import asyncio
+import os
 import random
 import shutil
+import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +29,7 @@ from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.testing import running
 from tests.clusters import connection_to
+from tests.servers import UNPRIVILEGED
 from tests.test_cli import Stopped, make, room_for, run
 
 pytestmark = pytest.mark.sqlite
@@ -124,6 +128,31 @@ def test_a_damaged_database_gives_no_backup(filled: Settings, file: Path) -> Non
     assert list(file.parent.iterdir()) == []
 
 
+def damage(path: Path) -> None:
+    """Let a row break a rule of its table: SQLite copies that, and finds it when it checks."""
+    in_file(path, "CREATE TABLE other (name VARCHAR)")
+    in_file(path, "INSERT INTO other VALUES (NULL)")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'R)', 'R NOT NULL)')")
+
+
+def test_a_copy_is_checked_before_it_gets_its_name(filled: Settings, file: Path) -> None:
+    damage(filled.path)
+    with pytest.raises(StartError, match=r"heroes\.db is damaged: NULL value in other\.name"):
+        backup(filled, file)
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_copy_is_checked_before_it_is_restored(filled: Settings, file: Path) -> None:
+    backup(filled, file)
+    damage(file)
+    before = filled.path.read_bytes()
+    with pytest.raises(StartError, match=rf"\A{file} is damaged: NULL value in other\.name"):
+        restore(filled, file, heroes.table)
+    assert filled.path.read_bytes() == before
+
+
 def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
         backup(filled, tmp_path / "nowhere" / "heroes.db")
@@ -152,6 +181,21 @@ def test_a_backup_that_is_stopped_is_not_there(
     assert list(file.parent.iterdir()) == []
 
 
+def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path
+) -> None:
+    rename = Path.rename
+
+    def rename_and_stop(path: Path, target: Path) -> None:
+        rename(path, target)
+        monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(Path, "rename", rename_and_stop)
+    ended = run("backup", str(file), path=filled.path)
+    assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
+    assert list(file.parent.iterdir()) == []
+
+
 def test_a_backup_that_is_terminated_leaves_nothing_behind(filled: Settings, file: Path) -> None:
     program = """
 import functools, signal, sqlite3
@@ -167,6 +211,21 @@ main()
     ended = run("backup", str(file), path=filled.path, program=("-c", program))
     assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
+
+
+def test_a_file_on_a_disk_that_can_only_be_read_is_backed_up(
+    filled: Settings, public: Path
+) -> None:
+    directory = public / "only to be read"
+    directory.mkdir()
+    path = Path(shutil.copy(filled.path, directory))
+    directory.chmod(0o555)
+    public.chmod(0o777)
+    program = f"import hero_api.commands.backup\n{UNPRIVILEGED}"
+    ended = run("backup", str(public / "b.db"), path=path, program=("-c", program))
+    directory.chmod(0o755)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert in_file(public / "b.db", "SELECT count(*) FROM hero") == [(3,)]
 
 
 def test_no_database_gives_no_backup(settings: Settings, file: Path) -> None:
@@ -215,6 +274,47 @@ async def test_a_backup_becomes_a_database_where_there_is_none(
     await put(filled, file)
     async with running(create_app(filled)) as client:
         assert await ids(client) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("room", [4_096, 16_384, 30_000])
+def test_where_there_was_no_database_a_full_disk_leaves_none(
+    filled: Settings, file: Path, room: int
+) -> None:
+    backup(filled, file)
+    filled.path.unlink()
+    with room_for(room), pytest.raises(StartError, match=r"cannot be written|full|disk I/O"):
+        restore(filled, file, heroes.table)
+    assert list(filled.path.parent.iterdir()) == [file.parent]
+
+
+def test_a_backup_is_no_match_for_the_log_of_a_database_that_is_gone(
+    filled: Settings, file: Path
+) -> None:
+    backup(filled, file)
+    with connection_to(filled) as other:
+        other.execute("DELETE FROM hero")
+        log = Path(f"{filled.path}-wal").read_bytes()
+    filled.path.unlink()
+    Path(f"{filled.path}-wal").write_bytes(log)
+    with pytest.raises(StartError, match=r"it is missing or empty, and .*-wal is not"):
+        restore(filled, file, heroes.table)
+    assert not filled.path.exists()
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_backup_in_another_encoding_is_refused(
+    client: httpx.AsyncClient, settings: Settings, file: Path
+) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("PRAGMA encoding='UTF-16'")
+        with closing(sqlite3.connect(settings.path)) as live:
+            for (statement,) in live.execute("SELECT sql FROM sqlite_master WHERE sql LIKE 'C%'"):
+                if "sqlite_" not in statement:
+                    connection.execute(statement)
+    await create(client)
+    with pytest.raises(StartError, match=r"in another encoding"):
+        await put(settings, file)
+    assert await create(client) == 2
 
 
 @pytest.mark.usefixtures("unguarded")
@@ -331,9 +431,44 @@ def test_a_damaged_backup_is_refused(filled: Settings, file: Path) -> None:
     assert filled.path.read_bytes() == before
 
 
+def test_what_is_said_of_a_damaged_database_leads_to_a_restore(
+    filled: Settings, file: Path
+) -> None:
+    backup(filled, file)
+    filled.path.write_bytes(b"no database")
+    for ended in (run("check", path=filled.path), run("restore", str(file), path=filled.path)):
+        assert "move it away, and restore a backup" in ended.stderr
+    filled.path.unlink()
+    assert run("restore", str(file), path=filled.path).returncode == 0
+    assert in_file(filled.path, "SELECT count(*) FROM hero") == [(3,)]
+
+
 def test_the_database_itself_is_no_backup(filled: Settings) -> None:
     with pytest.raises(StartError, match=r"is the database itself"):
         restore(filled, filled.path, heroes.table)
+
+
+class StoppedAtTheEnd(sqlite3.Connection):
+    """A connection whose backup is complete when Ctrl-C is pressed."""
+
+    def backup(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().backup(*arguments, **options)
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_restore_that_is_stopped_late_does_not_say_that_nothing_was_changed(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, *, is_there: bool
+) -> None:
+    backup(filled, file)
+    if is_there:
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=StoppedAtTheEnd))
+    else:
+        filled.path.unlink()
+        monkeypatch.setattr(Path, "rename", lambda *_: signal.raise_signal(signal.SIGINT))
+    ended = run("restore", str(file), path=filled.path)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(f"{filled.path} has what it had, or all that {file} has\n")
 
 
 @pytest.mark.usefixtures("unguarded")

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import pytest
 from hero_api.app import create_app
 from hero_api.commands.json_lines import Imported, export_lines, import_lines
 from hero_api.commands.progress import Progress
+from hero_api.database.sessions import ReadWriteSession
 from hero_api.database.sqlite import engine
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
@@ -27,6 +29,7 @@ from tests.commands.test_copy import make_table
 from tests.servers import ROOT
 
 GOOD = {"name": "Deadpond", "secret_name": "Dive Wilson"}
+SOON = 30.0  # seconds
 MANY = 2_500  # lines: three chunks
 
 
@@ -139,6 +142,37 @@ def test_a_line_without_end_is_named_and_not_read(settings: Settings) -> None:
     with pytest.raises(StartError, match="line 2: is longer"):
         imported(settings, lines(GOOD) + b"x" * 3_000_000)
     assert stored_ids(settings) == []
+
+
+def test_a_line_that_is_too_long_can_be_passed_over_too(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = lines(GOOD) + b"x" * 3_000_000 + b"\n" + lines(GOOD) + b"x" * 3_000_000
+    assert imported(settings, content, skips_bad=True) == (2, 2)
+    said = " ".join(capsys.readouterr().err.split())
+    assert all(f"line {n} was passed over: is longer" in said for n in (2, 4))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_that_is_stopped_while_it_commits_does_not_say_that_nothing_is_stored(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
+) -> None:
+    commit = ReadWriteSession.commit
+
+    async def commit_and_stop(session: ReadWriteSession) -> None:
+        await commit(session)
+        signal.raise_signal(number)
+        await asyncio.sleep(SOON)
+
+    monkeypatch.setattr(ReadWriteSession, "commit", commit_and_stop)
+    file = tmp_path / "heroes.jsonl"
+    file.write_bytes(lines(GOOD))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = run("import", str(file), database_url=settings.database_url)
+    signal.signal(signal.SIGTERM, before)
+    assert ended.returncode == 1
+    assert "Stopped. It is not known whether all is stored" in ended.stderr
+    assert len(stored_ids(settings)) == 1
 
 
 @pytest.mark.sqlite

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Boolean, Column, String
 
@@ -20,6 +21,7 @@ from hero_api.testing import running
 from tests.clusters import insert, stored
 from tests.command import run
 from tests.commands.test_copy import MEASURED, next_id
+from tests.test_cli import room_for
 
 DEADPOND = (7, "Deadpond", 30, "Dive Wilson")
 
@@ -84,6 +86,17 @@ def test_what_is_replaced_is_gone_and_ids_begin_with_1(settings: Settings) -> No
     assert len(stored(settings)) == 3
 
 
+def test_what_is_replaced_is_not_kept_under_its_key_either(settings: Settings) -> None:
+    async def create() -> httpx.Response:
+        async with running(create_app(settings)) as client:
+            hero, key = {"name": "n", "secret_name": "s"}, {"Idempotency-Key": "a"}
+            return await client.post("/heroes/", json=hero, headers=key)
+
+    asyncio.run(create())
+    seed(settings, "3", "--replace")
+    assert asyncio.run(create()).json()["id"] == 4
+
+
 def test_the_service_goes_on_behind_the_last_of_them(settings: Settings) -> None:
     seed(settings, "20")
     assert next_id(settings) == 21
@@ -103,6 +116,17 @@ def test_where_no_ids_are_left_is_one_line_and_nothing_is_stored(settings: Setti
     [line] = ended.stderr.splitlines()
     assert "has no 2 ids left" in line
     assert len(stored(settings)) == 1
+
+
+@pytest.mark.sqlite
+def test_a_seed_that_finds_no_room_says_how_many_are_stored(settings: Settings) -> None:
+    with room_for(8_000_000):
+        ended = seed(settings, "200000")
+    assert ended.returncode == 1
+    [*_, line] = ended.stderr.splitlines()
+    said = re.search(r"(?:full|disk I/O error); ([\d,]+) heroes were stored until then\Z", line)
+    assert said is not None, line
+    assert int(said[1].replace(",", "")) == len(stored(settings)) > 0
 
 
 @pytest.mark.sqlite

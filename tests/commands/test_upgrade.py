@@ -1,6 +1,7 @@
 """`hero-api upgrade`, on both engines, with tables of the test's own."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from hero_api.heroes import heroes
 from hero_api.settings import Settings
 from hero_api.storage import Storage
 from hero_api.testing import running
+from tests import command
 from tests.clusters import Cluster, connection_to
 from tests.test_cli import run
 
@@ -270,6 +272,20 @@ def test_a_file_that_another_process_keeps_locked_is_one_line(
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StartError, match=r"\ANothing was changed.*locked\Z"):
             upgrade(patient, [gadgets.table])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_upgrade_that_is_stopped_says_what_to_do(
+    old: Settings, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    columns_of = "hero_api.commands.upgrade.columns_of"
+    monkeypatch.setattr(columns_of, lambda *_: signal.raise_signal(number))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    execute(old, f"CREATE TABLE hero ({ID[engine(old)]})")
+    ended = command.run("upgrade", database_url=old.database_url)
+    signal.signal(signal.SIGTERM, before)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("hero-api: Stopped; all was added or nothing; run the same")
 
 
 # Files of others, and of other versions

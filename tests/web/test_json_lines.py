@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
+from hero_api.batching.queue import arrived
 from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession
 from hero_api.dependencies import get_read_session, get_write_session
@@ -90,6 +92,13 @@ async def test_the_last_line_needs_no_end_and_others_may_end_as_on_windows(
 ) -> None:
     content = lines(GOOD, GOOD).replace(b"\n", b"\r\n").rstrip()
     assert len(objects(await post(client, content, f"{LINES}; charset=utf-8"))) == 2
+
+
+async def test_the_mark_that_windows_programs_begin_a_file_with_is_no_matter(
+    client: httpx.AsyncClient,
+) -> None:
+    file = b"\xef\xbb\xbf" + lines(GOOD)
+    assert len(objects(await post(client, file + file + b"\xef\xbb\xbf\n"))) == 2
 
 
 BAD = {
@@ -176,6 +185,25 @@ async def test_lines_are_stored_beside_single_creates(client: httpx.AsyncClient)
     answers = await asyncio.gather(*single[:10], *bulk, *single[10:])
     assert {answer.status_code for answer in answers} == {200}
     assert len({hero["id"] for hero in await listed(client)}) == 120
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_each_body_has_a_transaction_of_its_own(
+    app: FastAPI, client: httpx.AsyncClient, key: str | None
+) -> None:
+    commits = 0
+
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    event.listen(app.state.database.writer.sync_engine, "commit", count)
+    client.headers["Content-Type"] = LINES
+    keys = [{"Idempotency-Key": f"{key}{n}"} if key else {} for n in range(4)]
+    asks = (client.post("/heroes/", content=lines(GOOD, GOOD), headers=each) for each in keys)
+    answers = await asyncio.gather(*asks)
+    assert [len(objects(answer)) for answer in answers] == [2] * 4
+    assert commits == 4
 
 
 # Heroes that go out
@@ -283,6 +311,17 @@ async def test_a_header_may_come_in_two_lines(client: httpx.AsyncClient) -> None
     assert (await client.get("/heroes/", headers=wanted)).headers["Content-Type"] == LINES
 
 
+@pytest.mark.usefixtures("many")
+async def test_a_page_is_not_late_because_those_before_it_took_long(app: FastAPI) -> None:
+    async with app.state.database.read_session() as session:
+        pages = heroes.pages(session, Page())
+        found = await anext(pages)
+        arrived.set(float("-inf"))  # when a request arrived that had to wait, and was read slowly
+        lengths = [len(found.lines.splitlines())]
+        lengths += [len(page.lines.splitlines()) async for page in pages]
+    assert lengths == [100, 100, 50]
+
+
 async def test_a_bad_parameter_is_422_in_json(client: httpx.AsyncClient) -> None:
     answer = await client.get("/heroes/?min_age=many", headers=ACCEPT)
     assert answer.status_code == 422
@@ -368,6 +407,18 @@ def test_a_reader_that_takes_nothing_holds_no_connection_and_no_transaction(
         assert not blocked
 
 
+def test_readers_that_leave_take_their_pages_with_them(server: Server) -> None:
+    def leave(times: int) -> float:
+        for _ in range(times):
+            with ask(server) as reader:
+                assert reader.recv(65_536).startswith(b"HTTP/1.1 200")
+        httpx.get(f"http://{server.host}:{server.port}/heroes/1", timeout=SOON)
+        return server.memory()
+
+    before = leave(20)
+    assert leave(100) - before < 15
+
+
 def test_an_answer_that_cannot_be_ended_is_cut_off(server: Server) -> None:
     with closing(sqlite3.connect(server.file)) as connection, connection:
         connection.execute("UPDATE hero SET name = x'00' WHERE id = 19999")
@@ -376,4 +427,6 @@ def test_an_answer_that_cannot_be_ended_is_cut_off(server: Server) -> None:
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"hero 19000" in answer
     assert not answer.endswith(b"0\r\n\r\n")
-    assert "Traceback" not in server.log.read_text()
+    said = server.log.read_text()
+    assert "GET '/heroes/': A stored row cannot be read" in said
+    assert "Traceback" not in said

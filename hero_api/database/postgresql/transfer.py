@@ -9,6 +9,7 @@ from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
+from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID
 from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
 from hero_api.database.schema import check_columns
@@ -90,8 +91,11 @@ class PostgreSQLEndpoint:
                 yield from page
 
     def clear(self) -> None:
-        with self._translate_errors():
+        with self._translate_errors(), self._connection.transaction():
             self._connection.execute(f"TRUNCATE {self._quoted}")
+            if self._row("SELECT to_regclass(%s)", KEYS.name)[0]:
+                forget = f"DELETE FROM {KEYS.name} WHERE noun = %s"
+                self._connection.execute(forget, (self._table.name,))
 
     def write(self, chunk: Sequence[Row]) -> None:
         try:

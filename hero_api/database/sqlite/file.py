@@ -19,21 +19,21 @@ def unusable(path: Path, reason: str) -> StartError:
     return StartError(f"The database {path} cannot be used: {reason}")
 
 
-def check_file(path: Path) -> None:
-    """Refuse a file that SQLite cannot work with; make an empty one where there is none.
+def check_file(path: Path, *, makes: bool = True) -> None:
+    """Refuse a file that SQLite cannot work with; where there is none, `makes` an empty one.
 
     Raises `StartError`, one line.
     """
     try:
         try:
-            _check_file(path)
+            _check_file(path, makes=makes)
         except (StartError, OSError):
-            _check_file(path)  # another process may have changed it between two looks
+            _check_file(path, makes=makes)  # another process may have changed it between two looks
     except OSError as error:
         raise unusable(path, error.strerror or str(error)) from error
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, *, makes: bool) -> None:
     directory = path.absolute().parent
     if not directory.is_dir():
         raise unusable(path, f"there is no directory {directory}; make it first")
@@ -52,7 +52,7 @@ def _check_file(path: Path) -> None:
     _check_log(path)
     if path.exists():
         _check_content(path)
-    else:
+    elif makes:
         # An empty file is an empty database; connections never make one.
         path.touch()
 
@@ -108,11 +108,11 @@ def _check_content(path: Path) -> None:
                 for name in ("page_count", "page_size")
             )
             if pages * page_size > _size(path) + _size(beside(path, "-wal")):
-                raise unusable(path, "the file lacks its end; restore a backup")
+                raise unusable(path, "the file lacks its end; move it away, and restore a backup")
     except sqlite3.Error as error:
         # Whatever else it is, such as a lock or a transaction to roll back, shows later too.
         if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            raise unusable(path, f"{error}; restore a backup") from error
+            raise unusable(path, f"{error}; move it away, and restore a backup") from error
 
 
 def _size(path: Path) -> int:

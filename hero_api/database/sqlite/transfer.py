@@ -11,6 +11,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeEngine
 
 from hero_api.database.columns import Kind, has_zone, kind_of, python_type
+from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.schema import check_columns
 from hero_api.database.sqlite.file import identity, open_read_only, open_read_write
@@ -97,6 +98,9 @@ class SQLiteEndpoint:
         with self._translate_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(f"DELETE FROM {self._quoted}")
+            if self._scalar("SELECT count(*) FROM sqlite_master WHERE name = ?", KEYS.name):
+                forget = f"DELETE FROM {KEYS.name} WHERE noun = ?"
+                self._connection.execute(forget, (self._table.name,))
 
     def write(self, chunk: Sequence[Row]) -> None:
         rows = [tuple(map(_as_stored, row)) for row in chunk] if self._times else chunk
