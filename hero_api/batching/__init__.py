@@ -2,7 +2,7 @@
 
 `batched` turns a batch function, which takes a session and a sequence of items, into a call for
 one item. A call that finds its queue idle runs at once. Calls that arrive meanwhile wait, and the
-next batch carries them, on a session like that of the first of them.
+next batch carries them, on a session of its own.
 Nobody is answered before COMMIT returned.
 """
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S
 from hero_api.batching.queue import QUEUES, BatchQueues, QueueSpec
+from hero_api.database.sessions import ReadOnlySession
 from hero_api.database.verdicts import judge
 from hero_api.errors import FaultError, ServiceError
 
@@ -43,16 +44,15 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     `name` is for the log. Urgent calls have the next batch for themselves, in turns with the
     others; one that `is_alone` has a batch of its own.
 
-    The call is served by the session's `BatchQueues`. On a session that brings none, such as one
-    that a test puts in, or that its user has begun a transaction on, it is served alone, after the
-    calls that wait for the same session. A call that writes commits the session then; none closes
-    it.
+    The call is served by the `BatchQueues` of its session. On another session, such as one that a
+    test puts in, or that its user has begun a transaction on, it is served alone, after the calls
+    that wait for the same session. A call that writes commits the session then; none closes it.
     """
     spec = BatchSpec(function, name, touches, locks, is_urgent, is_alone)
 
     def call(session: S, item: Item) -> Awaitable[R]:
-        is_session = isinstance(session, AsyncSession)
-        queues: BatchQueues | None = session.info.get(QUEUES) if is_session else None
+        is_own = isinstance(session, ReadOnlySession)
+        queues: BatchQueues | None = session.info.get(QUEUES) if is_own else None
         if queues is None or session.in_transaction():
             return _serve_alone(spec, session, item, writes=queue.writes)
         return queues.queue(queue).submit(spec, session, item)

@@ -52,8 +52,8 @@ class QueueSpec:
 class BatchQueues:
     """The queues of one application, each made when it is first used.
 
-    A session brings them along: `AsyncSession(engine, info=queues.info)`. `timeout` is the seconds
-    that a request waits for its batch, and `readers` is how many batches may read at a time.
+    A database's sessions bring them along, in their `info`. `timeout` is the seconds that a request
+    waits for its batch, and `readers` is how many batches may read at a time.
     """
 
     def __init__(self, *, timeout: float, readers: int) -> None:
@@ -138,7 +138,7 @@ class BatchQueue:
         answer: asyncio.Future[R] = loop.create_future()
         call = Call(spec, session, item, answer, deadline)
         (self._urgent if spec.is_urgent else self._waiting).append(call)
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = loop.create_task(self._run())
         if self._timer is None or deadline < self._due:
             self._set_timer(deadline)
@@ -184,7 +184,6 @@ class BatchQueue:
                 if batch.calls:
                     await self._serve(batch)
             self._wait_for_rows(batch.locked)
-        self._task = None
 
     async def _serve(self, batch: Batch) -> None:
         self._begun.add(batch)
@@ -196,8 +195,9 @@ class BatchQueue:
             await batch.serve()
         except asyncio.CancelledError:
             # The event loop ends: not even the end of a transaction is waited for.
+            batch.session.sync_session.invalidate()
             for call in batch.calls:
-                call.session.sync_session.invalidate()
+                call.answer.cancel()
             raise
         finally:
             self._begun.discard(batch)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -24,18 +24,17 @@ Engines = sqlite.SQLite | postgresql.PostgreSQL
 class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
-    `info` is what it shares with the sessions of its application. The ORM's session is made on
-    first use: most of them only carry a call to its batch, and to make each would take a tenth of
-    a get.
+    The ORM's session is made on first use: most of them only carry a call to its batch, and to make
+    each would take a tenth of a get.
     """
 
-    def __init__(self, engine: AsyncEngine, info: Mapping[str, Any]) -> None:
-        self._engine = engine
-        self._info = {**info}
+    def __init__(self, database: "Database") -> None:
+        self.database = database
+        self._info = {**database.info}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
         """Return what `AsyncSession` sets when it is made."""
-        if name == "_engine" or "sync_session" in vars(self):
+        if "database" not in vars(self) or "sync_session" in vars(self):
             raise AttributeError(name)
         super().__init__(self._engine)
         # Its events have the ORM's session, and look here for what a handler has put in.
@@ -46,9 +45,9 @@ class ReadOnlySession(AsyncSession):
         """Say whether its user has begun something; this makes no session of the ORM."""
         return "sync_session" in vars(self) and super().in_transaction()
 
-    def twin(self) -> Self:
-        """Return another session of the kind."""
-        return type(self)(self._engine, self._info)
+    @property
+    def _engine(self) -> AsyncEngine:
+        return self.database.reader
 
     @property
     def info(self) -> dict[str, Any]:
@@ -58,6 +57,10 @@ class ReadOnlySession(AsyncSession):
 
 class ReadWriteSession(ReadOnlySession):
     """A session that writes; on SQLite it has the database's one writing connection."""
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        return self.database.writer
 
     async def begin_part(self) -> None:
         """Begin a part of the transaction that can be undone by itself; there is one at a time."""
@@ -99,17 +102,17 @@ class Database:
     """The engines of one application. `info` is what each session brings along."""
 
     def __init__(self, engines: Engines, info: Mapping[str, Any]) -> None:
-        self._reader = engines.reader
+        self.reader = engines.reader
         self.writer = engines.writer
-        self._info = {**info, STATEMENTS: {}}
+        self.info = {**info, STATEMENTS: {}}
 
     def read_session(self) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until the ORM uses it."""
-        return ReadOnlySession(self._reader, self._info)
+        return ReadOnlySession(self)
 
     def write_session(self) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until the ORM uses it."""
-        return ReadWriteSession(self.writer, self._info)
+        return ReadWriteSession(self)
 
 
 def make_engines(settings: Settings) -> Engines:

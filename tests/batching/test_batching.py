@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching import BatchQueues, QueueSpec, batched
 from hero_api.batching.queue import arrived
+from hero_api.database.sessions import ReadWriteSession
 from hero_api.errors import (
     BrokenError,
     ClosingError,
@@ -31,11 +32,16 @@ CONSTRAINT, ERROR = sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR
 SOON = 5.0  # seconds: far more than anything here takes
 
 
-class Session(AsyncSession):
-    """A session that says what is done with it; connecting and COMMIT can be held back or fail."""
+class Session(ReadWriteSession):
+    """A session that says what is done with it; connecting and COMMIT can be held back or fail.
+
+    A batch whose first call has it is served on it.
+    """
 
     def __init__(self, queues: BatchQueues | None = None) -> None:
-        super().__init__(info=queues.info if queues else None)
+        database = Mock(info=queues.info if queues else {}, writer=None)
+        database.read_session = database.write_session = lambda: self
+        super().__init__(database)
         self.log: list[str] = []
         self.commits = asyncio.Event()
         self.may_commit = asyncio.Event()
@@ -378,15 +384,17 @@ async def test_a_batch_that_fails_once_is_served_in_parts(
 async def test_a_commit_that_a_constraint_refuses_is_tried_for_each_half(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
+    class Deferred(Session):
+        async def commit(self) -> None:
+            if 1 in batches.items[-1]:
+                raise database_error(IntegrityError, CONSTRAINT)
+
     first = await hold(double, Session(queues), batches)
-    bad = Session(queues)
-    bad.commit_error = database_error(IntegrityError, CONSTRAINT)
-    [refused] = await start(double, bad, 1)
-    [served] = await start(double, Session(queues), 2)
+    refused, served, *behind = await start(double, Deferred(queues), 1, 2, 3, 4)
     batches.gate.set()
     with pytest.raises(RefusedError):
         await refused
-    assert await asyncio.gather(*[first, served]) == [0, 4]
+    assert await asyncio.gather(*[first, served, *behind]) == [0, 4, 6, 8]
 
 
 async def test_an_error_that_no_list_names_is_about_an_item(
@@ -609,6 +617,17 @@ async def test_a_fault_in_the_handling_of_a_failure_leaves_its_queue_at_work(
         with pytest.raises(LookupError):
             await task
     assert await double(Session(queues), 3) == 6
+
+
+async def test_a_batch_that_is_cancelled_leaves_its_queue_at_work(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    batches.bad = {1: asyncio.CancelledError()}  # type: ignore[dict-item]
+    batches.gate.set()
+    [task] = await start(double, Session(queues), 1)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, SOON)
+    assert await double(Session(queues), 2) == 4
 
 
 async def test_a_batch_is_not_run_again_when_the_database_is_unavailable(

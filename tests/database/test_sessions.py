@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import async_object_session
-from sqlmodel import select
+from sqlmodel import select, update
 
 from hero_api.batching import QueueSpec, batched
-from hero_api.database.sessions import ReadWriteSession
+from hero_api.database.sessions import Database, ReadWriteSession
 from hero_api.errors import TakenError
 from hero_api.heroes import heroes
 from hero_api.models import Hero, HeroCreate, HeroPage
@@ -95,6 +95,31 @@ async def test_a_session_carries_several_calls_at_a_time(app: FastAPI) -> None:
                 heroes.get(session, created.id), heroes.list_page(session, HeroPage())
             )
         assert page.body == f"[{body}]"
+
+
+async def test_a_get_on_a_session_that_writes_does_not_wait_for_who_writes(app: FastAPI) -> None:
+    async with running(app):
+        created = await heroes.create(app.state.database.write_session(), DEADPOND)
+        async with app.state.database.write_session() as session:
+            await session.execute(update(Hero).values(age=30))
+            got = await asyncio.gather(
+                *(heroes.get(app.state.database.write_session(), created.id) for _ in range(2))
+            )
+        assert got == [created.body] * 2
+
+
+async def test_a_batch_knows_nothing_of_the_sessions_of_its_calls(app: FastAPI) -> None:
+    class TenantSession(ReadWriteSession):
+        def __init__(self, database: Database, tenant: str) -> None:
+            super().__init__(database)
+            self.info["tenant"] = tenant
+
+    async def tenants(session: ReadWriteSession, names: Sequence[str]) -> Sequence[object]:
+        return [session.info.get("tenant") for _ in names]
+
+    call = batched(tenants, QueueSpec("write", writes=True), name="tenants")
+    async with running(app):
+        assert await call(TenantSession(app.state.database, "Shield"), "Deadpond") is None
 
 
 async def test_what_a_handler_has_begun_is_committed_with_its_call(app: FastAPI) -> None:
