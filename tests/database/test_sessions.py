@@ -150,5 +150,21 @@ async def test_what_a_handler_has_begun_is_not_committed_where_its_call_is_refus
             assert len((await session.execute(select(Hero))).all()) == 1
 
 
+async def test_a_handler_that_is_cancelled_leaves_nothing_to_who_writes_next(app: FastAPI) -> None:
+    async def write() -> None:
+        async with app.state.database.write_session() as session:
+            session.add(Hero(name="Rusty-Man", secret_name="Tommy Sharp"))
+            await _create(session)
+
+    async with running(app):
+        for steps in range(20):
+            task = asyncio.create_task(write())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            await _create(app.state.database.write_session())
+
+
 async def _create(session: ReadWriteSession) -> None:
     await heroes.create(session, DEADPOND)
