@@ -13,11 +13,11 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S
+from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S, give_up
 from hero_api.batching.queue import QUEUES, BatchQueues, QueueSpec
 from hero_api.database.sessions import ReadOnlySession
 from hero_api.database.verdicts import judge
-from hero_api.errors import FaultError, ServiceError
+from hero_api.errors import FaultError, OutcomeUnknownError, ServiceError
 
 __all__ = ["BatchFunction", "BatchQueues", "Item", "QueueSpec", "R", "batched"]
 
@@ -71,6 +71,7 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
             "override it with an AsyncSession, of SQLAlchemy or of SQLModel"
         )
     result: Any
+    is_committing = False
     async with session.info.setdefault(_TURN, asyncio.Lock()):
         is_begun = session.in_transaction()
         try:
@@ -79,10 +80,16 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
             # Where a call is refused, its user decides what becomes of what was begun before it.
             if writes and not (is_begun and isinstance(result, ServiceError)):
                 await _refresh(session)
+                is_committing = True
                 await _commit(session)
-        except Exception as error:
-            await session.rollback()
-            raise judge(error).told from error
+        except BaseException as error:
+            # Who was cancelled leaves nothing behind to the next call either.
+            await give_up(session)
+            if not isinstance(error, Exception):
+                raise
+            verdict = judge(error)
+            is_unknown = is_committing and not verdict.is_undone
+            raise (OutcomeUnknownError() if is_unknown else verdict.told) from error
     if isinstance(result, ServiceError):
         raise result
     return result  # type: ignore[no-any-return]

@@ -115,7 +115,7 @@ class Batch:
             for call in self.calls:
                 call.settle(error)
             with suppress(Exception):
-                await _give_up(self.session)
+                await give_up(self.session)
 
     async def _transact(
         self, calls: Sequence[AnyCall], *, in_parts: bool = False, tries: int = _TRIES
@@ -145,7 +145,7 @@ class Batch:
                 await session.close()
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
-            await _give_up(session)
+            await give_up(session)
             if is_committing and not judge(error).is_undone:
                 self._tell(calls, error, OutcomeUnknownError)
             else:
@@ -222,7 +222,7 @@ class Batch:
             await spec.function(session, [])
         except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
             found = without_items
-            await _give_up(session)
+            await give_up(session)
             # What is not available is not for the others either.
             is_fault = not isinstance(blame_statement(spec.name, found), UnavailableError)
             told = [call for call in calls if call.spec is spec or not is_fault]
@@ -230,7 +230,7 @@ class Batch:
             self._tell(told, found, lambda: blame_statement(spec.name, found))
             await self._transact(rest, tries=tries)
             return
-        await _give_up(session)
+        await give_up(session)
         await self._divide(calls, error, tries=tries)
 
     async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
@@ -355,7 +355,7 @@ def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:
     yield from (half for half in (ordered[:cut], ordered[cut:]) if half)
 
 
-async def _give_up(session: AsyncSession) -> None:
+async def give_up(session: AsyncSession) -> None:
     """End the session's transaction; a connection that cannot even do that is thrown away."""
     try:
         await session.rollback()

@@ -670,6 +670,17 @@ async def test_a_commit_that_fails_leaves_the_outcome_unknown_and_is_not_run_aga
     assert session.log == ["commit", "rollback"]
 
 
+async def test_what_an_event_of_the_session_raises_after_its_commit_is_not_taken_for_a_refusal(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    session = Session(queues)
+    session.commit_error = LookupError("after_commit")
+    batches.gate.set()
+    with pytest.raises(OutcomeUnknownError):
+        await double(session, 7)
+    assert batches.items == [[7]], "it may be stored"
+
+
 @pytest.mark.parametrize("at_commit", [False, True])
 async def test_the_log_says_what_the_callers_of_a_failed_batch_were_told(
     queues: BatchQueues,
@@ -841,6 +852,28 @@ async def test_an_error_on_a_session_of_someone_else_rolls_it_back(
     batches.failures = {0: database_error(code=10)}
     with pytest.raises(BrokenError):
         await double(session, 1)
+    assert session.log == ["rollback"]
+
+
+async def test_a_commit_that_fails_on_a_session_of_someone_else_leaves_the_outcome_unknown(
+    batches: Batches, double: Call
+) -> None:
+    session = Session()
+    session.commit_error = database_error(code=10)
+    batches.gate.set()
+    with pytest.raises(OutcomeUnknownError):
+        await double(session, 1)
+    assert session.log == ["commit", "rollback"]
+
+
+async def test_a_call_that_is_cancelled_leaves_nothing_on_a_session_of_someone_else(
+    batches: Batches, double: Call
+) -> None:
+    session = Session()
+    call = await hold(double, session, batches)
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
     assert session.log == ["rollback"]
 
 
