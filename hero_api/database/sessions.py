@@ -1,6 +1,6 @@
 """The database: its sessions, over the engines of SQLite or of PostgreSQL."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from hero_api.settings import Settings
 
 # Under this key sessions of one application share the statements for its tables.
 STATEMENTS = "hero_api.statements"
+# Under this one the scope of a request has the sessions that its handler uses as the ORM's.
+OPENED = "hero_api.opened"
 _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
 Engines = sqlite.SQLite | postgresql.PostgreSQL
 
@@ -25,11 +27,15 @@ class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
     The ORM's session is made on first use: most of them only carry a call to its batch, and to make
-    each would take a tenth of a get.
+    each would take a tenth of a get. It is closed at the end of the `request` then, by
+    `close_opened`.
     """
 
-    def __init__(self, database: "Database") -> None:
+    def __init__(
+        self, database: "Database", request: MutableMapping[str, Any] | None = None
+    ) -> None:
         self.database = database
+        self._request = request
         self._info = {**database.info}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
@@ -39,6 +45,8 @@ class ReadOnlySession(AsyncSession):
         super().__init__(self._engine)
         # Its events have the ORM's session, and look here for what a handler has put in.
         self.sync_session.info = self._info
+        if self._request is not None:
+            self._request.setdefault(OPENED, []).append(self)
         return getattr(self, name)
 
     def in_transaction(self) -> bool:
@@ -106,13 +114,20 @@ class Database:
         self.writer = engines.writer
         self.info = {**info, STATEMENTS: {}}
 
-    def read_session(self) -> ReadOnlySession:
+    def read_session(self, request: MutableMapping[str, Any] | None = None) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until the ORM uses it."""
-        return ReadOnlySession(self)
+        return ReadOnlySession(self, request)
 
-    def write_session(self) -> ReadWriteSession:
+    def write_session(self, request: MutableMapping[str, Any] | None = None) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until the ORM uses it."""
-        return ReadWriteSession(self)
+        return ReadWriteSession(self, request)
+
+
+async def close_opened(request: MutableMapping[str, Any]) -> None:
+    """Close the sessions that the handler of a request has used, also where it is cancelled."""
+    for session in request.pop(OPENED, ()):
+        async with session:
+            pass
 
 
 def make_engines(settings: Settings) -> Engines:
