@@ -51,11 +51,11 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     spec = BatchSpec(function, name, touches, locks, is_urgent, is_alone)
 
     def call(session: S, item: Item) -> Awaitable[R]:
-        is_own = isinstance(session, ReadOnlySession)
-        queues: BatchQueues | None = session.info.get(QUEUES) if is_own else None
-        if queues is None or session.in_transaction():
-            return _serve_alone(spec, session, item, writes=queue.writes)
-        return queues.queue(queue).submit(spec, session, item)
+        if isinstance(session, ReadOnlySession) and not session.in_transaction():
+            queues: BatchQueues | None = session.database.info.get(QUEUES)
+            if queues is not None:
+                return queues.queue(queue).submit(spec, session, item)
+        return _serve_alone(spec, session, item, writes=queue.writes)
 
     return call
 

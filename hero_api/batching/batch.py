@@ -81,17 +81,18 @@ class Batch:
     """Serves calls in one transaction, and in as few as can be where some of them are refused.
 
     `report` is told of each error, what the callers are told of it, and how many they are, and
-    `commits` of the seconds of each COMMIT. Calls whose rows somebody else has locked end up in
-    `locked`, unless the batch `waits` for them.
+    `commits` of the seconds of each COMMIT; `is_followed` says whether the next batch waits. Calls
+    whose rows somebody else has locked end up in `locked`, unless the batch `waits` for them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what its queue knows
         self,
         calls: Sequence[AnyCall],
         *,
         writes: bool,
         report: Report,
         commits: Histogram,
+        is_followed: Callable[[], bool],
         waits: bool = False,
     ) -> None:
         self.calls = calls
@@ -102,6 +103,7 @@ class Batch:
         self._waits = waits
         self._report = report
         self._commits = commits
+        self._is_followed = is_followed
         self._running: BatchSpec[Any, Any, Any] | None = None
         self._fails_at_commit = False
 
@@ -140,6 +142,10 @@ class Batch:
                 begun = perf_counter()
                 await session.commit()
                 self._commits.observe(perf_counter() - begun)
+                if self._is_followed():
+                    # For a handler that waits for SQLite's one writing connection: else the next
+                    # batch has it before the handler is awake, and so on.
+                    await asyncio.sleep(0)
             else:
                 # A read needs no COMMIT, and gives its connection back sooner than by a rollback.
                 await session.close()

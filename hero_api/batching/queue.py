@@ -24,7 +24,7 @@ from hero_api.errors import (
 )
 from hero_api.histogram import SECONDS, Histogram
 
-QUEUES = "hero_api.queues"  # under this name a session's `info` has its queues
+QUEUES = "hero_api.queues"  # under this name a database's `info` has its queues
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
@@ -52,8 +52,8 @@ class QueueSpec:
 class BatchQueues:
     """The queues of one application, each made when it is first used.
 
-    A database's sessions bring them along, in their `info`. `timeout` is the seconds that a request
-    waits for its batch, and `readers` is how many batches may read at a time.
+    A database has them in its `info`. `timeout` is the seconds that a request waits for its batch,
+    and `readers` is how many batches may read at a time.
     """
 
     def __init__(self, *, timeout: float, readers: int) -> None:
@@ -107,7 +107,13 @@ class BatchQueue:
         self.commits = Histogram(SECONDS)
         self.refused = 0
         self.expired = 0
-        self._batch = partial(Batch, writes=spec.writes, report=self._report, commits=self.commits)
+        self._batch = partial(
+            Batch,
+            writes=spec.writes,
+            report=self._report,
+            commits=self.commits,
+            is_followed=lambda: self.waiting > 0,
+        )
         self._spec = spec
         self._connections = connections
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)

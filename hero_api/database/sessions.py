@@ -36,15 +36,12 @@ class ReadOnlySession(AsyncSession):
     ) -> None:
         self.database = database
         self._request = request
-        self._info = {**database.info}
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
         """Return what `AsyncSession` sets when it is made."""
         if "database" not in vars(self) or "sync_session" in vars(self):
             raise AttributeError(name)
-        super().__init__(self._engine)
-        # Its events have the ORM's session, and look here for what a handler has put in.
-        self.sync_session.info = self._info
+        super().__init__(self._engine, info=self.database.info)
         if self._request is not None:
             self._request.setdefault(OPENED, []).append(self)
         return getattr(self, name)
@@ -56,11 +53,6 @@ class ReadOnlySession(AsyncSession):
     @property
     def _engine(self) -> AsyncEngine:
         return self.database.reader
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What the application brings along, and what its user puts in."""
-        return self._info
 
 
 class ReadWriteSession(ReadOnlySession):

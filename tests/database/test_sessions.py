@@ -150,6 +150,22 @@ async def test_what_a_handler_has_begun_is_not_committed_where_its_call_is_refus
             assert len((await session.execute(select(Hero))).all()) == 1
 
 
+async def test_a_handler_that_writes_by_itself_has_its_turn_among_batches(app: FastAPI) -> None:
+    async def create_all_the_time() -> None:
+        while True:
+            await _create(app.state.database.write_session())
+
+    async with running(app):
+        creators = [asyncio.create_task(create_all_the_time()) for _ in range(4)]
+        async with asyncio.timeout(5), app.state.database.write_session() as session:
+            await _create(app.state.database.write_session())  # they are at it
+            session.add(Hero(name="Rusty-Man", secret_name="Tommy Sharp"))
+            await session.commit()
+        for task in creators:
+            task.cancel()
+        await asyncio.wait(creators)
+
+
 async def test_a_handler_that_is_cancelled_leaves_nothing_to_who_writes_next(app: FastAPI) -> None:
     async def write() -> None:
         async with app.state.database.write_session() as session:
