@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -145,7 +145,8 @@ class BatchQueue:
         call = Call(spec, session, item, answer, deadline)
         (self._urgent if spec.is_urgent else self._waiting).append(call)
         if self._task is None or self._task.done():
-            self._task = loop.create_task(self._run())
+            # Without the context of whoever came first: it serves all.
+            self._task = loop.create_task(self._run(), context=Context())
         if self._timer is None or deadline < self._due:
             self._set_timer(deadline)
         return answer

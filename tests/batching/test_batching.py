@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -617,6 +618,17 @@ async def test_a_fault_in_the_handling_of_a_failure_leaves_its_queue_at_work(
         with pytest.raises(LookupError):
             await task
     assert await double(Session(queues), 3) == 6
+
+
+async def test_a_batch_knows_nothing_of_the_context_of_its_callers(queues: BatchQueues) -> None:
+    user = ContextVar("user", default="nobody")
+
+    async def users(_session: Session, items: Sequence[int]) -> Sequence[str]:
+        return [user.get() for _ in items]
+
+    call = batched(users, QueueSpec("users"), name="users")
+    user.set("Deadpond")
+    assert await call(Session(queues), 1) == "nobody"
 
 
 async def test_a_batch_that_is_cancelled_leaves_its_queue_at_work(
