@@ -144,7 +144,7 @@ class BatchQueue:
         answer: asyncio.Future[R] = loop.create_future()
         call = Call(spec, session, item, answer, deadline)
         (self._urgent if spec.is_urgent else self._waiting).append(call)
-        if self._task is None or self._task.done():
+        if self._task is None or self._task.done():  # cancelled, with its batch
             # Without the context of whoever came first: it serves all.
             self._task = loop.create_task(self._run(), context=Context())
         if self._timer is None or deadline < self._due:
@@ -191,6 +191,7 @@ class BatchQueue:
                 if batch.calls:
                     await self._serve(batch)
             self._wait_for_rows(batch.locked)
+        self._task = None
 
     async def _serve(self, batch: Batch) -> None:
         self._begun.add(batch)
