@@ -30,6 +30,7 @@ from hero_api.web.fast_route import FastRoutesMiddleware
 from hero_api.web.head import HeadMiddleware
 from hero_api.web.metrics import Metrics, add_metrics
 from hero_api.web.openapi import complete_document
+from hero_api.web.opened_sessions import CloseSessionsMiddleware
 from hero_api.web.prefix import PrefixMiddleware, RedirectSlashes
 
 _NO_TELEMETRY = TelemetryConfig(tracing=False, metrics=False, logs=False)
@@ -57,6 +58,7 @@ def create_app(
     app.routes[:] = documentation = [each for each in app.routes if getattr(each, "path", None)]
     app.state.settings = settings
     app.state.storages = storages
+    app.add_middleware(CloseSessionsMiddleware)
     # FastAPI reports how it solved the dependencies of a request only where it serves it.
     if not settings.telemetry:
         app.add_middleware(FastRoutesMiddleware)

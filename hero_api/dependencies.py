@@ -33,16 +33,17 @@ def get_database(request: Request) -> Database:
     return database
 
 
-# These construct and do not open, so there is nothing to close: no `yield`. They are `async`
+# These construct and do not open, so there is nothing to close: no `yield`. What a handler of your
+# own leaves open is closed when its response was sent (`web/opened_sessions.py`). They are `async`
 # because FastAPI would run a plain function in a thread.
 async def get_read_session(request: Request) -> ReadOnlySession:
     """Return a session that reads."""
-    return get_database(request).read_session()
+    return get_database(request).read_session(request.scope)
 
 
 async def get_write_session(request: Request) -> ReadWriteSession:
     """Return a session that writes."""
-    return get_database(request).write_session()
+    return get_database(request).write_session(request.scope)
 
 
 async def get_prefix(request: Request) -> str:

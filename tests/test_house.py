@@ -65,7 +65,14 @@ FLOORS = [
     {"storage.keyed", "storage.changes"},
     {"storage", "commands.check", "commands.upgrade", "commands.endpoints"},
     {"heroes", "commands.copy", "commands.seed", "commands.backup", "commands.json_lines"},
-    {"web.openapi", "web.cors", "web.declared_query", "web.head", "web.prefix"},
+    {
+        "web.openapi",
+        "web.cors",
+        "web.declared_query",
+        "web.head",
+        "web.opened_sessions",
+        "web.prefix",
+    },
     {"web.json_lines"},
     {
         "web.body_limit",

@@ -2,7 +2,7 @@
 
 `batched` turns a batch function, which takes a session and a sequence of items, into a call for
 one item. A call that finds its queue idle runs at once. Calls that arrive meanwhile wait, and the
-next batch carries them, on a session like that of the first of them.
+next batch carries them, on a session of its own.
 Nobody is answered before COMMIT returned.
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S
+from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S, give_up
 from hero_api.batching.queue import QUEUES, BatchQueues, QueueSpec
+from hero_api.database.sessions import ReadOnlySession
 from hero_api.database.verdicts import judge
-from hero_api.errors import FaultError, ServiceError
+from hero_api.errors import FaultError, OutcomeUnknownError, ServiceError
 
 __all__ = ["BatchFunction", "BatchQueues", "Item", "QueueSpec", "R", "batched"]
 
@@ -43,19 +44,18 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     `name` is for the log. Urgent calls have the next batch for themselves, in turns with the
     others; one that `is_alone` has a batch of its own.
 
-    The call is served by the session's `BatchQueues`. On a session that brings none, such as one
-    that a test puts in, or that its user has begun a transaction on, it is served alone, after the
-    calls that wait for the same session. A call that writes commits the session then; none closes
-    it.
+    The call is served by the `BatchQueues` of its session. On another session, such as one that a
+    test puts in, or that its user has begun a transaction on, it is served alone, after the calls
+    that wait for the same session. A call that writes commits the session then; none closes it.
     """
     spec = BatchSpec(function, name, touches, locks, is_urgent, is_alone)
 
     def call(session: S, item: Item) -> Awaitable[R]:
-        is_session = isinstance(session, AsyncSession)
-        queues: BatchQueues | None = session.info.get(QUEUES) if is_session else None
-        if queues is None or session.in_transaction():
-            return _serve_alone(spec, session, item, writes=queue.writes)
-        return queues.queue(queue).submit(spec, session, item)
+        if isinstance(session, ReadOnlySession) and not session.in_transaction():
+            queues: BatchQueues | None = session.database.info.get(QUEUES)
+            if queues is not None:
+                return queues.queue(queue).submit(spec, session, item)
+        return _serve_alone(spec, session, item, writes=queue.writes)
 
     return call
 
@@ -71,6 +71,7 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
             "override it with an AsyncSession, of SQLAlchemy or of SQLModel"
         )
     result: Any
+    is_committing = False
     async with session.info.setdefault(_TURN, asyncio.Lock()):
         is_begun = session.in_transaction()
         try:
@@ -79,10 +80,16 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
             # Where a call is refused, its user decides what becomes of what was begun before it.
             if writes and not (is_begun and isinstance(result, ServiceError)):
                 await _refresh(session)
+                is_committing = True
                 await _commit(session)
-        except Exception as error:
-            await session.rollback()
-            raise judge(error).told from error
+        except BaseException as error:
+            # Who was cancelled leaves nothing behind to the next call either.
+            await give_up(session)
+            if not isinstance(error, Exception):
+                raise
+            verdict = judge(error)
+            is_unknown = is_committing and not verdict.is_undone
+            raise (OutcomeUnknownError() if is_unknown else verdict.told) from error
     if isinstance(result, ServiceError):
         raise result
     return result  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.database.sessions import ReadOnlySession, connect
+from hero_api.database.sessions import connect
 from hero_api.database.verdicts import Concerns, blame_statement, describe, is_hearsay, judge
 from hero_api.errors import (
     NoRoomError,
@@ -81,44 +81,43 @@ class Batch:
     """Serves calls in one transaction, and in as few as can be where some of them are refused.
 
     `report` is told of each error, what the callers are told of it, and how many they are, and
-    `commits` of the seconds of each COMMIT. Calls whose rows somebody else has locked end up in
-    `locked`, unless the batch `waits` for them.
+    `commits` of the seconds of each COMMIT; `is_followed` says whether the next batch waits. Calls
+    whose rows somebody else has locked end up in `locked`, unless the batch `waits` for them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what its queue knows
         self,
         calls: Sequence[AnyCall],
         *,
         writes: bool,
         report: Report,
         commits: Histogram,
+        is_followed: Callable[[], bool],
         waits: bool = False,
     ) -> None:
         self.calls = calls
+        self.session: Any = None  # of its own: a caller that has left may close, or use, its own
         self.locked: list[AnyCall] = []
         self.may_have_written = False
         self._writes = writes
         self._waits = waits
         self._report = report
         self._commits = commits
+        self._is_followed = is_followed
         self._running: BatchSpec[Any, Any, Any] | None = None
         self._fails_at_commit = False
 
     async def serve(self) -> None:
         """Serve every call that is still waited for."""
-        session = self.calls[0].session
-        if isinstance(session, ReadOnlySession):
-            # The callers have theirs: one that has left may close it, or use it for something else.
-            session = session.twin()
-            for call in self.calls:
-                call.session = session
         try:
+            database = self.calls[0].session.database
+            self.session = database.write_session() if self._writes else database.read_session()
             await self._transact(self.calls)
         except Exception as error:  # noqa: BLE001 - raised where an error was handled
             for call in self.calls:
                 call.settle(error)
             with suppress(Exception):
-                await _give_up(self.calls[0].session)
+                await give_up(self.session)
 
     async def _transact(
         self, calls: Sequence[AnyCall], *, in_parts: bool = False, tries: int = _TRIES
@@ -127,7 +126,7 @@ class Batch:
         calls = _waited_for(calls)
         if not calls:
             return
-        session = calls[0].session
+        session = self.session
         is_committing = False
         self._running = None
         try:
@@ -137,18 +136,22 @@ class Batch:
                 self.may_have_written = True
                 calls = _waited_for(calls)
             run = self._run_parts if in_parts else self._run
-            outcomes = await run(session, calls)
+            outcomes = await run(calls)
             is_committing = self._writes
             if is_committing:
                 begun = perf_counter()
                 await session.commit()
                 self._commits.observe(perf_counter() - begun)
+                if self._is_followed():
+                    # For a handler that waits for SQLite's one writing connection: else the next
+                    # batch has it before the handler is awake, and so on.
+                    await asyncio.sleep(0)
             else:
                 # A read needs no COMMIT, and gives its connection back sooner than by a rollback.
                 await session.close()
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
-            await _give_up(session)
+            await give_up(session)
             if is_committing and not judge(error).is_undone:
                 self._tell(calls, error, OutcomeUnknownError)
             else:
@@ -170,7 +173,6 @@ class Batch:
     ) -> None:
         """Serve again calls of which nothing was stored, but for those whom the error concerns."""
         verdict = judge(error)
-        session = calls[0].session
         if self._waits and isinstance(verdict.told, RowLockedError):
             self._tell(calls, error, RowLockedError)  # they want one row, and have waited
         elif verdict.concerns is Concerns.EVERYBODY and (
@@ -189,7 +191,7 @@ class Batch:
         elif verdict.concerns is not Concerns.ITEM and self._running is not None and may_divide:
             await self._find_fault(self._running, calls, error, tries)
         else:
-            in_parts = may_divide and (not at_commit or session.can_check)
+            in_parts = may_divide and (not at_commit or self.session.can_check)
             await self._divide(calls, error, in_parts=in_parts, at_commit=at_commit, tries=tries)
 
     async def _divide(
@@ -219,14 +221,14 @@ class Batch:
         tries: int,
     ) -> None:
         """Tell a statement that cannot be run at all from one that an item makes fail."""
-        session = calls[0].session
+        session = self.session
         try:
             if self._writes:
                 await session.limit_lock_waits()
             await spec.function(session, [])
         except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
             found = without_items
-            await _give_up(session)
+            await give_up(session)
             # What is not available is not for the others either.
             is_fault = not isinstance(blame_statement(spec.name, found), UnavailableError)
             told = [call for call in calls if call.spec is spec or not is_fault]
@@ -234,29 +236,30 @@ class Batch:
             self._tell(told, found, lambda: blame_statement(spec.name, found))
             await self._transact(rest, tries=tries)
             return
-        await _give_up(session)
+        await give_up(session)
         await self._divide(calls, error, tries=tries)
 
-    async def _run(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
+    async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
         """Call each batch function once, or as often as the order of what touches a row wants."""
         found = stages(calls)
         if len(found) > 1 or self._waits:
-            await self._lock(session, calls)
+            await self._lock(calls)
         if self._waits:
-            await session.limit_lock_waits()  # the row is locked: nothing else is waited for
+            await self.session.limit_lock_waits()  # the row is locked: nothing else is waited for
         outcomes: _Outcomes = []
         for stage in found:
             self._running = stage[0].spec
-            results = await self._running.function(session, [call.item for call in stage])
+            results = await self._running.function(self.session, [call.item for call in stage])
             outcomes += zip(stage, results, strict=True)
         self._running = None
         return outcomes
 
-    async def _run_parts(self, session: Any, calls: Sequence[AnyCall]) -> _Outcomes:  # noqa: ANN401
+    async def _run_parts(self, calls: Sequence[AnyCall]) -> _Outcomes:
         """Run calls of which some fail: halves of them, each behind a savepoint."""
+        session = self.session
         await session.limit_lock_waits()
         if len(stages(calls)) > 1:
-            await self._lock(session, calls)
+            await self._lock(calls)
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
         refused: _Outcomes = []
@@ -265,7 +268,7 @@ class Batch:
             part = parts.pop(0)
             await session.begin_part()
             try:
-                found = await self._run(session, part)
+                found = await self._run(part)
                 if self._fails_at_commit:
                     await session.check()
                 await session.end_part()
@@ -277,7 +280,7 @@ class Batch:
                 if not await session.undo_part(error):
                     # It has ended the transaction: begin once more, with what went well.
                     await session.rollback()
-                    outcomes = await self._run(session, served)
+                    outcomes = await self._run(served)
                 if len(part) > 1:
                     parts = [*_halves(part), *parts]
                 else:
@@ -289,13 +292,13 @@ class Batch:
                 outcomes += found
         return outcomes + refused
 
-    async def _lock(self, session: Any, calls: Sequence[AnyCall]) -> None:  # noqa: ANN401
+    async def _lock(self, calls: Sequence[AnyCall]) -> None:
         items: defaultdict[Locks, list[Any]] = defaultdict(list)
         for call in calls:
             if call.spec.locks:
                 items[call.spec.locks].append(call.item)
         for locks, its_items in items.items():
-            await locks(session, its_items, wait=self._waits)
+            await locks(self.session, its_items, wait=self._waits)
 
     def _answer(self, call: AnyCall, result: Any) -> None:  # noqa: ANN401 - R, or an error
         if not isinstance(result, RowLockedError):
@@ -358,7 +361,7 @@ def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:
     yield from (half for half in (ordered[:cut], ordered[cut:]) if half)
 
 
-async def _give_up(session: AsyncSession) -> None:
+async def give_up(session: AsyncSession) -> None:
     """End the session's transaction; a connection that cannot even do that is thrown away."""
     try:
         await session.rollback()

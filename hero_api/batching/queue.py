@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -24,7 +24,7 @@ from hero_api.errors import (
 )
 from hero_api.histogram import SECONDS, Histogram
 
-QUEUES = "hero_api.queues"  # under this name a session's `info` has its queues
+QUEUES = "hero_api.queues"  # under this name a database's `info` has its queues
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
@@ -52,8 +52,8 @@ class QueueSpec:
 class BatchQueues:
     """The queues of one application, each made when it is first used.
 
-    A session brings them along: `AsyncSession(engine, info=queues.info)`. `timeout` is the seconds
-    that a request waits for its batch, and `readers` is how many batches may read at a time.
+    A database has them in its `info`. `timeout` is the seconds that a request waits for its batch,
+    and `readers` is how many batches may read at a time.
     """
 
     def __init__(self, *, timeout: float, readers: int) -> None:
@@ -107,7 +107,13 @@ class BatchQueue:
         self.commits = Histogram(SECONDS)
         self.refused = 0
         self.expired = 0
-        self._batch = partial(Batch, writes=spec.writes, report=self._report, commits=self.commits)
+        self._batch = partial(
+            Batch,
+            writes=spec.writes,
+            report=self._report,
+            commits=self.commits,
+            is_followed=lambda: self.waiting > 0,
+        )
         self._spec = spec
         self._connections = connections
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
@@ -138,8 +144,9 @@ class BatchQueue:
         answer: asyncio.Future[R] = loop.create_future()
         call = Call(spec, session, item, answer, deadline)
         (self._urgent if spec.is_urgent else self._waiting).append(call)
-        if self._task is None:
-            self._task = loop.create_task(self._run())
+        if self._task is None or self._task.done():  # cancelled, with its batch
+            # Without the context of whoever came first: it serves all.
+            self._task = loop.create_task(self._run(), context=Context())
         if self._timer is None or deadline < self._due:
             self._set_timer(deadline)
         return answer
@@ -196,8 +203,9 @@ class BatchQueue:
             await batch.serve()
         except asyncio.CancelledError:
             # The event loop ends: not even the end of a transaction is waited for.
+            batch.session.sync_session.invalidate()
             for call in batch.calls:
-                call.session.sync_session.invalidate()
+                call.answer.cancel()
             raise
         finally:
             self._begun.discard(batch)

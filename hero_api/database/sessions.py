@@ -1,9 +1,9 @@
 """The database: its sessions, over the engines of SQLite or of PostgreSQL."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -17,6 +17,8 @@ from hero_api.settings import Settings
 
 # Under this key sessions of one application share the statements for its tables.
 STATEMENTS = "hero_api.statements"
+# Under this one the scope of a request has the sessions that its handler uses as the ORM's.
+OPENED = "hero_api.opened"
 _MODULES: dict[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
 Engines = sqlite.SQLite | postgresql.PostgreSQL
 
@@ -24,40 +26,41 @@ Engines = sqlite.SQLite | postgresql.PostgreSQL
 class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
-    `info` is what it shares with the sessions of its application. The ORM's session is made on
-    first use: most of them only carry a call to its batch, and to make each would take a tenth of
-    a get.
+    The ORM's session is made on first use: most of them only carry a call to its batch, and to make
+    each would take a tenth of a get. It is closed at the end of the `request` then, by
+    `close_opened`.
     """
 
-    def __init__(self, engine: AsyncEngine, info: Mapping[str, Any]) -> None:
-        self._engine = engine
-        self._info = {**info}
+    def __init__(
+        self, database: "Database", request: MutableMapping[str, Any] | None = None
+    ) -> None:
+        self.database = database
+        self._request = request
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever AsyncSession has
         """Return what `AsyncSession` sets when it is made."""
-        if name == "_engine" or "sync_session" in vars(self):
+        if "database" not in vars(self) or "sync_session" in vars(self):
             raise AttributeError(name)
-        super().__init__(self._engine)
-        # Its events have the ORM's session, and look here for what a handler has put in.
-        self.sync_session.info = self._info
+        super().__init__(self._engine, info=self.database.info)
+        if self._request is not None:
+            self._request.setdefault(OPENED, []).append(self)
         return getattr(self, name)
 
     def in_transaction(self) -> bool:
         """Say whether its user has begun something; this makes no session of the ORM."""
         return "sync_session" in vars(self) and super().in_transaction()
 
-    def twin(self) -> Self:
-        """Return another session of the kind."""
-        return type(self)(self._engine, self._info)
-
     @property
-    def info(self) -> dict[str, Any]:
-        """What the application brings along, and what its user puts in."""
-        return self._info
+    def _engine(self) -> AsyncEngine:
+        return self.database.reader
 
 
 class ReadWriteSession(ReadOnlySession):
     """A session that writes; on SQLite it has the database's one writing connection."""
+
+    @property
+    def _engine(self) -> AsyncEngine:
+        return self.database.writer
 
     async def begin_part(self) -> None:
         """Begin a part of the transaction that can be undone by itself; there is one at a time."""
@@ -99,17 +102,24 @@ class Database:
     """The engines of one application. `info` is what each session brings along."""
 
     def __init__(self, engines: Engines, info: Mapping[str, Any]) -> None:
-        self._reader = engines.reader
+        self.reader = engines.reader
         self.writer = engines.writer
-        self._info = {**info, STATEMENTS: {}}
+        self.info = {**info, STATEMENTS: {}}
 
-    def read_session(self) -> ReadOnlySession:
+    def read_session(self, request: MutableMapping[str, Any] | None = None) -> ReadOnlySession:
         """Construct a session that reads; nothing is opened until the ORM uses it."""
-        return ReadOnlySession(self._reader, self._info)
+        return ReadOnlySession(self, request)
 
-    def write_session(self) -> ReadWriteSession:
+    def write_session(self, request: MutableMapping[str, Any] | None = None) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until the ORM uses it."""
-        return ReadWriteSession(self.writer, self._info)
+        return ReadWriteSession(self, request)
+
+
+async def close_opened(request: MutableMapping[str, Any]) -> None:
+    """Close the sessions that the handler of a request has used, also where it is cancelled."""
+    for session in request.pop(OPENED, ()):
+        async with session:
+            pass
 
 
 def make_engines(settings: Settings) -> Engines:

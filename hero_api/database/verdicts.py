@@ -125,7 +125,7 @@ def judge(error: Exception) -> Verdict:
     if isinstance(error, (ContendedError, UnavailableError)):
         is_moment = isinstance(error, ContendedError)
         return Verdict(Concerns.MOMENT if is_moment else Concerns.EVERYBODY, error)
-    return Verdict(Concerns.ITEM, error, is_undone=True)
+    return Verdict(Concerns.ITEM, error)
 
 
 def is_hearsay(error: Exception) -> bool:

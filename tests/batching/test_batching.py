@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.batching import BatchQueues, QueueSpec, batched
 from hero_api.batching.queue import arrived
+from hero_api.database.sessions import ReadWriteSession
 from hero_api.errors import (
     BrokenError,
     ClosingError,
@@ -31,11 +33,16 @@ CONSTRAINT, ERROR = sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR
 SOON = 5.0  # seconds: far more than anything here takes
 
 
-class Session(AsyncSession):
-    """A session that says what is done with it; connecting and COMMIT can be held back or fail."""
+class Session(ReadWriteSession):
+    """A session that says what is done with it; connecting and COMMIT can be held back or fail.
+
+    A batch whose first call has it is served on it.
+    """
 
     def __init__(self, queues: BatchQueues | None = None) -> None:
-        super().__init__(info=queues.info if queues else None)
+        database = Mock(info=queues.info if queues else {}, writer=None)
+        database.read_session = database.write_session = lambda: self
+        super().__init__(database)
         self.log: list[str] = []
         self.commits = asyncio.Event()
         self.may_commit = asyncio.Event()
@@ -378,15 +385,17 @@ async def test_a_batch_that_fails_once_is_served_in_parts(
 async def test_a_commit_that_a_constraint_refuses_is_tried_for_each_half(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
+    class Deferred(Session):
+        async def commit(self) -> None:
+            if 1 in batches.items[-1]:
+                raise database_error(IntegrityError, CONSTRAINT)
+
     first = await hold(double, Session(queues), batches)
-    bad = Session(queues)
-    bad.commit_error = database_error(IntegrityError, CONSTRAINT)
-    [refused] = await start(double, bad, 1)
-    [served] = await start(double, Session(queues), 2)
+    refused, served, *behind = await start(double, Deferred(queues), 1, 2, 3, 4)
     batches.gate.set()
     with pytest.raises(RefusedError):
         await refused
-    assert await asyncio.gather(*[first, served]) == [0, 4]
+    assert await asyncio.gather(*[first, served, *behind]) == [0, 4, 6, 8]
 
 
 async def test_an_error_that_no_list_names_is_about_an_item(
@@ -611,6 +620,28 @@ async def test_a_fault_in_the_handling_of_a_failure_leaves_its_queue_at_work(
     assert await double(Session(queues), 3) == 6
 
 
+async def test_a_batch_knows_nothing_of_the_context_of_its_callers(queues: BatchQueues) -> None:
+    user = ContextVar("user", default="nobody")
+
+    async def users(_session: Session, items: Sequence[int]) -> Sequence[str]:
+        return [user.get() for _ in items]
+
+    call = batched(users, QueueSpec("users"), name="users")
+    user.set("Deadpond")
+    assert await call(Session(queues), 1) == "nobody"
+
+
+async def test_a_batch_that_is_cancelled_leaves_its_queue_at_work(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    batches.bad = {1: asyncio.CancelledError()}  # type: ignore[dict-item]
+    batches.gate.set()
+    [task] = await start(double, Session(queues), 1)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, SOON)
+    assert await double(Session(queues), 2) == 4
+
+
 async def test_a_batch_is_not_run_again_when_the_database_is_unavailable(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
@@ -649,6 +680,17 @@ async def test_a_commit_that_fails_leaves_the_outcome_unknown_and_is_not_run_aga
         await double(session, 7)
     assert batches.items == [[7]]
     assert session.log == ["commit", "rollback"]
+
+
+async def test_what_an_event_of_the_session_raises_after_its_commit_is_not_taken_for_a_refusal(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    session = Session(queues)
+    session.commit_error = LookupError("after_commit")
+    batches.gate.set()
+    with pytest.raises(OutcomeUnknownError):
+        await double(session, 7)
+    assert batches.items == [[7]], "it may be stored"
 
 
 @pytest.mark.parametrize("at_commit", [False, True])
@@ -822,6 +864,28 @@ async def test_an_error_on_a_session_of_someone_else_rolls_it_back(
     batches.failures = {0: database_error(code=10)}
     with pytest.raises(BrokenError):
         await double(session, 1)
+    assert session.log == ["rollback"]
+
+
+async def test_a_commit_that_fails_on_a_session_of_someone_else_leaves_the_outcome_unknown(
+    batches: Batches, double: Call
+) -> None:
+    session = Session()
+    session.commit_error = database_error(code=10)
+    batches.gate.set()
+    with pytest.raises(OutcomeUnknownError):
+        await double(session, 1)
+    assert session.log == ["commit", "rollback"]
+
+
+async def test_a_call_that_is_cancelled_leaves_nothing_on_a_session_of_someone_else(
+    batches: Batches, double: Call
+) -> None:
+    session = Session()
+    call = await hold(double, session, batches)
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
     assert session.log == ["rollback"]
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import async_object_session
-from sqlmodel import select
+from sqlmodel import select, update
 
 from hero_api.batching import QueueSpec, batched
-from hero_api.database.sessions import ReadWriteSession
+from hero_api.database.sessions import Database, ReadWriteSession
 from hero_api.errors import TakenError
 from hero_api.heroes import heroes
 from hero_api.models import Hero, HeroCreate, HeroPage
@@ -97,6 +97,31 @@ async def test_a_session_carries_several_calls_at_a_time(app: FastAPI) -> None:
         assert page.body == f"[{body}]"
 
 
+async def test_a_get_on_a_session_that_writes_does_not_wait_for_who_writes(app: FastAPI) -> None:
+    async with running(app):
+        created = await heroes.create(app.state.database.write_session(), DEADPOND)
+        async with app.state.database.write_session() as session:
+            await session.execute(update(Hero).values(age=30))
+            got = await asyncio.gather(
+                *(heroes.get(app.state.database.write_session(), created.id) for _ in range(2))
+            )
+        assert got == [created.body] * 2
+
+
+async def test_a_batch_knows_nothing_of_the_sessions_of_its_calls(app: FastAPI) -> None:
+    class TenantSession(ReadWriteSession):
+        def __init__(self, database: Database, tenant: str) -> None:
+            super().__init__(database)
+            self.info["tenant"] = tenant
+
+    async def tenants(session: ReadWriteSession, names: Sequence[str]) -> Sequence[object]:
+        return [session.info.get("tenant") for _ in names]
+
+    call = batched(tenants, QueueSpec("write", writes=True), name="tenants")
+    async with running(app):
+        assert await call(TenantSession(app.state.database, "Shield"), "Deadpond") is None
+
+
 async def test_what_a_handler_has_begun_is_committed_with_its_call(app: FastAPI) -> None:
     async with running(app):
         other = asyncio.create_task(_create(app.state.database.write_session()))
@@ -123,6 +148,38 @@ async def test_what_a_handler_has_begun_is_not_committed_where_its_call_is_refus
                 await heroes.create(session, DEADPOND.model_copy(update={"id": created.id}))
         async with app.state.database.read_session() as session:
             assert len((await session.execute(select(Hero))).all()) == 1
+
+
+async def test_a_handler_that_writes_by_itself_has_its_turn_among_batches(app: FastAPI) -> None:
+    async def create_all_the_time() -> None:
+        while True:
+            await _create(app.state.database.write_session())
+
+    async with running(app):
+        creators = [asyncio.create_task(create_all_the_time()) for _ in range(4)]
+        async with asyncio.timeout(5), app.state.database.write_session() as session:
+            await _create(app.state.database.write_session())  # they are at it
+            session.add(Hero(name="Rusty-Man", secret_name="Tommy Sharp"))
+            await session.commit()
+        for task in creators:
+            task.cancel()
+        await asyncio.wait(creators)
+
+
+async def test_a_handler_that_is_cancelled_leaves_nothing_to_who_writes_next(app: FastAPI) -> None:
+    async def write() -> None:
+        async with app.state.database.write_session() as session:
+            session.add(Hero(name="Rusty-Man", secret_name="Tommy Sharp"))
+            await _create(session)
+
+    async with running(app):
+        for steps in range(20):
+            task = asyncio.create_task(write())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            await _create(app.state.database.write_session())
 
 
 async def _create(session: ReadWriteSession) -> None:

@@ -210,6 +210,9 @@ class SQLite:
         except ValueError as error:  # what aiosqlite raises when its connection was closed
             connection.invalidate(error)
             raise BrokenError from error
+        except asyncio.CancelledError:
+            connection.invalidate()  # or its transaction begins when it is the pool's again
+            raise
         try:
             self._check_files()
         except ReplacedError:
