@@ -2,7 +2,7 @@ import gc
 import os
 import random
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -42,9 +42,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if some else 2 * len(os.sched_getaffinity(0))
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported and collected out of each garbage collection from now on."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is imported and collected, which stays, out of each garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
