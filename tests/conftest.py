@@ -1,6 +1,7 @@
 import gc
 import os
 import random
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ pytest_plugins = ["hero_api.testing.fixtures", "pytester"]
 
 # Where it is set, as in containers, each server that a test starts compiles the service anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# httpx tries to import it at each request: where it is not installed, along the whole path.
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
