@@ -1,8 +1,10 @@
 import gc
 import os
 import random
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -19,6 +21,10 @@ pytest_plugins = ["hero_api.testing.fixtures", "pytester"]
 
 # Where it is set, as in containers, each server that a test starts compiles the service anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+if find_spec("sniffio") is None:
+    # httpx tries to import it at each request, and looks along the whole path.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +48,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if some else 2 * len(os.sched_getaffinity(0))
 
 
-def pytest_collection_finish() -> None:
-    """Leave what was imported and collected out of each garbage collection from now on."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is imported and collected, which stays, out of each garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -774,6 +774,7 @@ async def test_negative_ages_are_filtered_as_any_other(
 # Paths and methods
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [("/heroes/", {"GET", "HEAD", "POST"}), ("/heroes/1", {"GET", "HEAD", "PATCH", "DELETE"})],
@@ -788,6 +789,7 @@ async def test_a_method_that_a_path_does_not_have_is_answered_with_those_it_has(
     assert response.json() == {"detail": "Method Not Allowed"}
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     ("method", "path"),
     [("DELETE", "/heroes/"), ("PATCH", "/heroes/"), ("POST", "/heroes/1"), ("POST", "/livez")],
@@ -798,6 +800,7 @@ async def test_a_method_of_another_path_is_not_allowed(
     assert (await client.request(method, path)).status_code == 405
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("path", ["/heroes/1/", "/heroes/1/name", "/villains/"])
 async def test_a_path_that_does_not_exist_is_not_found(
     client: httpx.AsyncClient, path: str

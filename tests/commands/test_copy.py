@@ -29,6 +29,7 @@ from hero_api.settings import PREFIX, Settings
 from hero_api.testing import running
 from tests.clusters import Cluster, connection_to, stored
 from tests.command import run
+from tests.forked import ForkedProcess
 from tests.servers import ROOT
 
 SOON = 60.0  # seconds: far more than anything here takes
@@ -160,26 +161,18 @@ def copied(source: Settings, target: Settings) -> Copied:
 
 
 @contextmanager
-def under_way(source: Settings, target: Settings) -> "Iterator[subprocess.Popen[str]]":
+def under_way(source: Settings, target: Settings, errors: Path) -> Iterator[ForkedProcess]:
     """Start a copy, and wait until some more heroes are in the target."""
     before = count(target)
-    with subprocess.Popen(
-        command(source, target),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with closing(
+        ForkedProcess(command(source, target)[1:], environment(), ROOT, errors)
     ) as process:
-        try:
-            deadline = time.monotonic() + SOON
-            while count(target) <= before:
-                assert process.poll() is None, "it ended before it was interrupted"
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield process
-        finally:
-            process.kill()
+        deadline = time.monotonic() + SOON
+        while count(target) <= before:
+            assert process.poll() is None, "it ended before it was interrupted"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process
 
 
 def count(settings: Settings) -> int:
@@ -320,17 +313,16 @@ def test_a_huge_id_uses_up_none_of_postgresqls(make: Make) -> None:
 
 @pytest.mark.parametrize("engine", BOTH)
 def test_a_copy_that_is_killed_or_interrupted_goes_on_where_it_was(
-    large: Settings, make: Make, engine: str
+    large: Settings, make: Make, engine: str, tmp_path: Path
 ) -> None:
-    target = make(engine)
-    with under_way(large, target) as process:
+    target, errors = make(engine), tmp_path / "stderr"
+    with under_way(large, target, tmp_path / "killed") as process:
         process.kill()
     after_kill = count(target)
-    with under_way(large, target) as process:
+    with under_way(large, target, errors) as process:
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=SOON)
-    assert (process.returncode, output) == (1, "")
-    [line] = [line for line in errors.splitlines() if not PROGRESS.fullmatch(line)]
+        assert (process.wait(SOON), process.stdout.read()) == (1, "")
+    [line] = [line for line in errors.read_text().splitlines() if not PROGRESS.fullmatch(line)]
     assert "run the same command again" in line
     rest = MANY - count(target)
     assert 0 < rest < MANY - after_kill < MANY
@@ -685,7 +677,7 @@ sys.exit(main_ended)
 
 def peak(source: Settings, target: Settings) -> float:
     """Return the most memory that a copy had, in megabytes."""
-    ended = run(*command(source, target)[3:], program=("-c", MEASURED), is_forked=False)
+    ended = run(*command(source, target)[3:], program=("-c", MEASURED))
     assert ended.returncode == 0, ended.stderr
     return int(ended.stdout.split()[-1]) / 1024
 

@@ -147,7 +147,7 @@ def test_a_number_that_is_none_is_status_2(settings: Settings, arguments: list[s
 def peak(settings: Settings, count: int) -> float:
     """Return the most memory that it had, in megabytes."""
     url = settings.database_url
-    ended = run("seed", str(count), database_url=url, program=("-c", MEASURED), is_forked=False)
+    ended = run("seed", str(count), database_url=url, program=("-c", MEASURED))
     return int(ended.stdout.split()[-1]) / 1024
 
 

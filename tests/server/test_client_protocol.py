@@ -993,7 +993,7 @@ def test_pipelined_requests_take_no_memory_behind_one_that_has_to_wait(patient: 
         ExitStack() as stack,
     ):
         other.execute("BEGIN IMMEDIATE")  # so that the creates have to wait
-        wires = [stack.enter_context(closing(connect(patient))) for _ in range(20)]
+        wires = [stack.enter_context(closing(connect(patient))) for _ in range(10)]
         for wire in wires:
             wire.sendall(POST_HERO + GET * 2_000)
         assert serves(patient)

@@ -1,6 +1,6 @@
 """The fixtures, and the examples of their README, in test runs of their own.
 
-Such a run takes a second to begin, so that it has all the tests that go together.
+Such a run takes a moment to begin, so that it has all the tests that go together.
 """
 
 import re
@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 import hero_api.testing
 from hero_api.dependencies import get_read_session
+from tests import command
 from tests.clusters import Cluster
 from tests.servers import ROOT
 
@@ -56,8 +57,12 @@ def run(
     pytester.makeconftest(conftest)
     pytester.makeini(INI.format(scope=scope))
     pytester.makepyfile(**{f"test_{name}": test for name, test in tests.items()})
-    ended = pytester.runpytest_subprocess("-p", "asyncio", "-p", "anyio", timeout=120)
-    ended.assert_outcomes(passed=sum(test.count("def test_") for test in tests.values()))
+    plugins = ("-p", "pytest_asyncio.plugin", "-p", "anyio.pytest_plugin")
+    path = str(pytester.path)
+    ended = command.run("--rootdir", path, *plugins, path, program=("-m", "pytest"))
+    outcomes = pytest.RunResult.parse_summary_nouns(ended.stdout.splitlines())
+    passed = sum(test.count("def test_") for test in tests.values())
+    assert outcomes == {"passed": passed}, ended.stdout + ended.stderr
 
 
 def test_the_examples_of_the_readmes_pass(pytester: pytest.Pytester) -> None:

@@ -1,8 +1,6 @@
 """A connection that stands still: every caller is answered by its deadline."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,7 +12,7 @@ from fastapi import FastAPI
 from hero_api.app import create_app
 from hero_api.settings import Settings
 from hero_api.testing import running
-from tests.servers import ROOT
+from tests import command
 
 from .faults import Faults
 from .frozen_end import DEADLINE, HERO, PATIENCE
@@ -207,12 +205,5 @@ def test_the_application_ends_in_bounded_time_while_the_writer_is_frozen(
 ) -> None:
     # In a process of its own: one that hung could not be ended otherwise.
     url = f"sqlite:///{tmp_path}/heroes.db"
-    completed = subprocess.run(
-        [sys.executable, "-m", "tests.torture.frozen_end", url, step],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (completed.returncode, completed.stderr) == (0, "")
+    ended = command.run(url, step, program=("-m", "tests.torture.frozen_end"))
+    assert (ended.returncode, ended.stderr) == (0, "")

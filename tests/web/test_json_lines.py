@@ -298,6 +298,7 @@ ASKED = {
 }
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(("accept", "answered"), ASKED.items(), ids=ASKED.keys())
 async def test_lines_are_for_those_who_ask_for_them_and_not_as_much_for_json(
     client: httpx.AsyncClient, accept: str, answered: str

@@ -53,6 +53,7 @@ def requests(route: str, method: str, status: int) -> str:
     return f'hero_api_requests_total{{method="{method}",route="{route}",status="{status}"}}'
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(("asked", "counted"), REQUESTS.values(), ids=REQUESTS.keys())
 async def test_a_request_is_counted_by_route_method_and_status(
     client: httpx.AsyncClient, asked: Sequence[Any], counted: tuple[str, str, int]

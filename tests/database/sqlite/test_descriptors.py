@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server, serving
+from tests.servers import SERVE, Server, serving
 
 pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
@@ -19,13 +19,18 @@ FLOOD = 3 * DESCRIPTORS
 RECOVERY = 2.0  # seconds, as it is promised
 LOG = 10_000  # bytes: a flood of connections is no flood of lines
 HERO = json.dumps({"name": "Deadpond", "secret_name": "Dive Wilson"})
-LIMITED = ["sh", "-c", f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"']
+LIMITED = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))
+from hero_api.cli import main
+main()
+"""
 
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Iterator[Server]:
     """A server that may have no more than `DESCRIPTORS` files and connections open."""
-    with serving(tmp_path, prefix=LIMITED) as server:
+    with serving(tmp_path, program=("-c", LIMITED, *SERVE[2:])) as server:
         yield server
 
 
