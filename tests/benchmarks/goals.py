@@ -61,7 +61,7 @@ def goals(results: Results) -> list[Goal]:
         *_on_postgresql(results),
         *_one_connection(results),
         *_many_connections(results),
-        _writes(results),
+        *_of_creates(results),
         *_deep(results),
         _memory(results),
         Goal("first answer, to the time of the imports", results.start_ratio(), 1.5, at_most=True),
@@ -123,9 +123,11 @@ def _many_connections(results: Results) -> Iterator[Goal]:
             yield Goal(f"{what}, longest wait to a turn of all", longest, 2.5, at_most=True)
 
 
-def _writes(results: Results) -> Goal:
-    writes, creates = Cell("writes", _USUAL, OURS.name), Cell("create", _USUAL, OURS.name)
-    return _faster(results, "writes, to creates alone", writes, creates, 0.9)
+def _of_creates(results: Results) -> Iterator[Goal]:
+    for work, bound in (("writes", 0.9), ("keyed", 0.75)):
+        for server, where in ((OURS, ""), (ON_POSTGRESQL, " on PostgreSQL")):
+            some, creates = (Cell(name, _USUAL, server.name) for name in (work, "create"))
+            yield _faster(results, f"{work}{where}, to creates alone", some, creates, bound)
 
 
 def _faster(results: Results, what: str, one: Cell, other: Cell, bound: float) -> Goal:

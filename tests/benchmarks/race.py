@@ -36,7 +36,7 @@ class Plan:
     def steps(self) -> int:
         """How many runs that is."""
         laps = [(server, work) for work in self.works for server in self.servers]
-        possible = sum(server.changes or not work.changes for server, work in laps)
+        possible = sum(server.changes or not work.is_ours for server, work in laps)
         return self.rounds * possible * len(self.connections)
 
 
@@ -57,7 +57,7 @@ class Race:
         for _ in range(self.plan.rounds):
             for work in self.plan.works:
                 for server in order:
-                    if work.changes and not server.changes:
+                    if work.is_ours and not server.changes:
                         continue
                     self._guarded(server, self._lap, server, work)
             # Each round begins with another server, so that none is always the first.

@@ -76,8 +76,13 @@ class Work:
 
     @property
     def changes(self) -> bool:
-        """Whether it patches and deletes, which not every server can do."""
+        """Whether it patches and deletes."""
         return not self.shares.keys().isdisjoint({"patch", "delete"})
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it asks for what only some of the servers can do."""
+        return self.changes or "keyed" in self.shares
 
 
 def _quoted(text: str) -> str:
@@ -105,6 +110,12 @@ def _create(routes: Routes) -> str:
     return f"created = created + 1\n  return {asked}"
 
 
+def _keyed(routes: Routes) -> str:
+    # In no order, as the keys of real clients are.
+    key = 'string.format("%08x-%x", math.random(0, 2^31 - 1), created)'
+    return f'json_headers["Idempotency-Key"] = {key}\n  {_create(routes)}'
+
+
 def _patch(routes: Routes) -> str:
     # Not the last hero, which was deleted to see whether the server can do that.
     path = _path(routes, f"math.random({HEROES - 1})")
@@ -129,6 +140,7 @@ _LUA: Mapping[str, Callable[[Routes], str]] = {
     "first": _first,
     "page": _page,
     "create": _create,
+    "keyed": _keyed,
     "patch": _patch,
     "delete": _delete,
 }
@@ -146,6 +158,7 @@ WORKS = {
             "60 % creates, 25 % patches, 15 % deletes",
             {"create": 60, "patch": 25, "delete": 15},
         ),
+        Work("keyed", "create a hero, with an Idempotency-Key", {"keyed": 100}),
     )
 }
 
@@ -157,6 +170,7 @@ def example(routes: Routes) -> Mapping[str, tuple[str, str, str | None]]:
         "first": ("GET", routes.first, None),
         "page": ("GET", routes.page % routes.page_range[1], None),
         "create": ("POST", routes.collection, _BODY % (1, 1, 1)),
+        "keyed": ("POST", routes.collection, _BODY % (1, 1, 1)),
         "patch": ("PATCH", routes.hero % 5_000, _CHANGES % 1),
         "delete": ("DELETE", routes.hero % HEROES, None),
     }
