@@ -58,10 +58,10 @@ def create_app(
     app.routes[:] = documentation = [each for each in app.routes if getattr(each, "path", None)]
     app.state.settings = settings
     app.state.storages = storages
-    app.add_middleware(CloseSessionsMiddleware)
     # FastAPI reports how it solved the dependencies of a request only where it serves it.
     if not settings.telemetry:
         app.add_middleware(FastRoutesMiddleware)
+    app.add_middleware(CloseSessionsMiddleware)
     app.add_middleware(
         BodyLimitMiddleware,
         max_body_size=settings.max_body_size,

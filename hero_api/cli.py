@@ -85,9 +85,6 @@ def serve(  # noqa: PLR0913 - each is an option
             "them; * for all.  [default: $FORWARDED_ALLOW_IPS or 127.0.0.1]"
         ),
     ] = None,
-    root_path: Annotated[
-        str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
-    ] = None,
     forwarded_prefix: Annotated[
         bool,
         typer.Option(
@@ -95,6 +92,9 @@ def serve(  # noqa: PLR0913 - each is an option
             help="Believe those proxies' X-Forwarded-Prefix too, which they must set themselves.",
         ),
     ] = False,
+    root_path: Annotated[
+        str | None, typer.Option(help="The path that a proxy takes off, such as /api.")
+    ] = None,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log each request in a line.")
     ] = False,

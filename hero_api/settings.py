@@ -14,10 +14,10 @@ from hero_api.database.urls import DatabaseURL, shown
 from hero_api.errors import StartError
 
 PREFIX = "HERO_API_"
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 
 logger = logging.getLogger("hero_api")
-ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
 class Settings(BaseSettings):

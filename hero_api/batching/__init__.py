@@ -54,7 +54,7 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
         if isinstance(session, ReadOnlySession) and not session.in_transaction():
             queues: BatchQueues | None = session.database.info.get(QUEUES)
             if queues is not None:
-                return queues.queue(queue).submit(spec, session, item)
+                return queues.queue(queue).submit(spec, session.database, item)
         return _serve_alone(spec, session, item, writes=queue.writes)
 
     return call

@@ -12,6 +12,7 @@ from typing import Any
 
 from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
 from hero_api.database.postgresql.engine import LOCKED_ROWS
+from hero_api.database.sessions import Database
 from hero_api.database.verdicts import describe
 from hero_api.errors import (
     ClosingError,
@@ -133,7 +134,9 @@ class BatchQueue:
         """How many calls wait for a batch."""
         return len(self._waiting) + len(self._urgent)
 
-    def submit(self, spec: BatchSpec[S, Item, R], session: S, item: Item) -> asyncio.Future[R]:
+    def submit(
+        self, spec: BatchSpec[S, Item, R], database: Database, item: Item
+    ) -> asyncio.Future[R]:
         """Take a call in; the future has its result when its batch is committed."""
         loop = asyncio.get_running_loop()
         now, since = loop.time(), arrived.get()
@@ -142,7 +145,7 @@ class BatchQueue:
             self.refused += 1
             raise OverloadedError
         answer: asyncio.Future[R] = loop.create_future()
-        call = Call(spec, session, item, answer, deadline)
+        call = Call(spec, database, item, answer, deadline)
         (self._urgent if spec.is_urgent else self._waiting).append(call)
         if self._task is None or self._task.done():  # cancelled, with its batch
             # Without the context of whoever came first: it serves all.

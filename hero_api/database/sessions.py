@@ -27,8 +27,7 @@ class ReadOnlySession(AsyncSession):
     """A session that reads, in autocommit, on a connection that refuses to write.
 
     The ORM's session is made on first use: most of them only carry a call to its batch, and to make
-    each would take a tenth of a get. It is closed at the end of the `request` then, by
-    `close_opened`.
+    each would take a tenth of a get. The scope of the `request` has it then, to be closed.
     """
 
     def __init__(
@@ -113,13 +112,6 @@ class Database:
     def write_session(self, request: MutableMapping[str, Any] | None = None) -> ReadWriteSession:
         """Construct a session that writes; nothing is opened until the ORM uses it."""
         return ReadWriteSession(self, request)
-
-
-async def close_opened(request: MutableMapping[str, Any]) -> None:
-    """Close the sessions that the handler of a request has used, also where it is cancelled."""
-    for session in request.pop(OPENED, ()):
-        async with session:
-            pass
 
 
 def make_engines(settings: Settings) -> Engines:

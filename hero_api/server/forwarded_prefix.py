@@ -10,7 +10,7 @@ _HEADER = b"x-forwarded-prefix"
 
 
 class ForwardedPrefixMiddleware(ProxyHeadersMiddleware):
-    """Heeds what a trusted proxy forwards: what uvicorn does, and the prefix that it took off.
+    """Heeds the prefix that a proxy says it took off; uvicorn's class knows whom to trust.
 
     A prefix that is no path counts no more than one from anybody else.
     """
@@ -23,4 +23,4 @@ class ForwardedPrefixMiddleware(ProxyHeadersMiddleware):
             prefix = ", ".join(sent)
             if prefix and ROOT_PATH.fullmatch(prefix) and scope["path"].startswith("/"):
                 scope |= {"root_path": prefix, "path": prefix + scope["path"]}
-        await super().__call__(scope, receive, send)
+        await self.app(scope, receive, send)

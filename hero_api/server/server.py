@@ -124,15 +124,13 @@ async def _serve(
     unsafe = AdmissionLimiter(_WRITES, timeout, patience)
     protocols = ProtocolFactory(settings.client_timeout, safe=safe, unsafe=unsafe, exempt=PROBES)
     server = _Server(config, app, listener, protocols)
-    under_way = server.server_state.tasks
-    counts: list[tuple[str, str, Callable[[], int]]] = [
-        ("connections", "Connections that are open.", lambda: len(protocols.open)),
-        ("requests_waiting", "Requests not begun yet.", lambda: safe.waiting + unsafe.waiting),
-        ("requests_under_way", "Requests begun and not answered.", lambda: len(under_way)),
-    ]
-    for name, text, count in counts:
-        gauge = Gauge(f"hero_api_{name}", text, registry=app.state.metrics.registry)
-        gauge.set_function(count)
+    gauge = partial(Gauge, registry=app.state.metrics.registry)
+    connections = gauge("hero_api_connections", "Connections that are open.")
+    connections.set_function(lambda: len(protocols.open))
+    waiting = gauge("hero_api_requests_waiting", "Requests not begun yet.")
+    waiting.set_function(lambda: safe.waiting + unsafe.waiting)
+    under_way = gauge("hero_api_requests_under_way", "Requests begun and not answered.")
+    under_way.set_function(lambda: len(server.server_state.tasks))
     if worker:
         app.state.metrics.worker = str(os.getpid())
     loop = asyncio.get_running_loop()

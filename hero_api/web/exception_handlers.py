@@ -105,11 +105,11 @@ async def _client_disconnect(_request: Request, _error: Exception) -> Response:
 
 async def _unforeseen_error(request: Request, error: Exception) -> Response:
     """Answer an error that nobody foresaw; Starlette raises it again when this is sent."""
-    if isinstance(error.__cause__, ServiceError):  # it came amid an answer, and ends it
-        reason = getattr(error.__cause__, "reason", error.__cause__.detail)
-        return _fault_response(request.scope, "Internal Server Error", reason)
     frames = reversed(traceback.extract_tb(error.__traceback__))
     where = " < ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
     # The second repr escapes what an exception's own may contain, such as line breaks.
     reason = f"{repr(error)!r} in {where}"
+    cause = error.__cause__
+    if isinstance(cause, ServiceError):  # such as one amid an answer, which Starlette wraps
+        reason = f"{getattr(cause, 'reason', cause.detail)}; then {reason}"
     return _fault_response(request.scope, "Internal Server Error", reason)

@@ -20,7 +20,6 @@ from pydantic_core import from_json
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hero_api.database.sessions import OPENED, close_opened
 from hero_api.web.declared_query import DeclaredQuery
 
 _ERROR = "hero_api.error"  # in the scope
@@ -101,20 +100,16 @@ class FastRoute(APIRoute):
         """Serve one request; `otherwise` FastAPI answers those that it refuses, and the errors."""
         request = Request(scope, receive, send)
         try:
-            try:
-                response = await self._respond(request)
-            except Exception as error:  # noqa: BLE001 - the exception handlers are asked
-                scope[_ERROR] = error
-                response = None
-            if response is None:
-                if self._body:
-                    receive = _again(request)
-                await otherwise(scope, receive, send)
-            else:
-                await response(scope, receive, send)
-        finally:
-            if OPENED in scope:
-                await close_opened(scope)
+            response = await self._respond(request)
+        except Exception as error:  # noqa: BLE001 - the exception handlers are asked
+            scope[_ERROR] = error
+            response = None
+        if response is None:
+            if self._body:
+                receive = _again(request)
+            await otherwise(scope, receive, send)
+        else:
+            await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response | None:
         """Return the handler's response; None to a request that FastAPI is to judge."""

@@ -1,12 +1,14 @@
 """Closes what a handler has opened by its session: the ORM's transaction, and its connection."""
 
+from contextlib import AsyncExitStack
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hero_api.database.sessions import close_opened
+from hero_api.database.sessions import OPENED
 
 
 class CloseSessionsMiddleware:
-    """Closes the sessions of a request that FastAPI serves, when its response was sent."""
+    """Closes the sessions that the handler of a request has used, when its response was sent."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -16,4 +18,7 @@ class CloseSessionsMiddleware:
         try:
             await self.app(scope, receive, send)
         finally:
-            await close_opened(scope)
+            if OPENED in scope:
+                async with AsyncExitStack() as opened:  # each is closed, whatever the others do
+                    for session in scope.pop(OPENED):
+                        await opened.enter_async_context(session)

@@ -169,7 +169,7 @@ async def hold(call: Call, session: Session, batches: Batches, item: int = 0) ->
     return task
 
 
-async def test_a_lone_call_runs_at_once_on_its_own_session(
+async def test_a_lone_call_runs_at_once(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
     session = Session(queues)
@@ -201,7 +201,7 @@ async def test_a_batch_of_writes_leaves_half_of_the_clients_to_the_next_one_of_r
     assert [len(items) for items in batches.items] == sizes
 
 
-async def test_a_batch_is_one_transaction_on_the_session_of_its_first_call(
+async def test_a_batch_is_one_transaction_on_one_session(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
     first = await hold(double, Session(queues), batches)

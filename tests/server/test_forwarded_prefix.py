@@ -15,9 +15,11 @@ NO_PATHS = ["//evil.example", "api", "/a b", "/a/", "/a, /b", "/a?b", "https://e
 
 
 def test_the_prefix_of_a_trusted_proxy_counts(tmp_path: Path) -> None:
-    with serving(tmp_path, options=["--forwarded-prefix", "--root-path", "/api"]) as server:
+    options = ["--forwarded-prefix", "--root-path", "/api", "--access-log"]
+    forwarded = {"X-Forwarded-Prefix": "/v1/x", "X-Forwarded-For": "192.0.2.7"}
+    with serving(tmp_path, options=options) as server:
         url = f"http://{server.host}:{server.port}"
-        with httpx.Client(base_url=url, headers={"X-Forwarded-Prefix": "/v1/x"}) as client:
+        with httpx.Client(base_url=url, headers=forwarded) as client:
             assert client.post("/heroes/", json=HERO).headers["Location"] == "/v1/x/heroes/1"
             assert client.get("/heroes").headers["Location"] == "/v1/x/heroes/"
             assert client.get("/openapi.json").json()["servers"][0] == {"url": "/v1/x"}

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message
 
+from hero_api.errors import NotFoundError
 from hero_api.web.exception_handlers import add_exception_handlers
 
 SOON = 10.0  # seconds: far more than anything here takes
@@ -27,6 +28,10 @@ def app() -> FastAPI:
     @app.get("/fault")
     async def fault() -> None:
         raise LookupError("nobody foresaw this")
+
+    @app.get("/cause")
+    async def cause() -> None:
+        raise LookupError("nobody foresaw this") from NotFoundError("hero")
 
     @app.get("/refusal")
     async def refusal() -> None:
@@ -73,6 +78,14 @@ async def test_a_fault_is_500_in_json_with_the_id_that_is_logged_once(
     [record] = caplog.records
     assert (record.name, record.levelno) == ("hero_api", logging.ERROR)
     assert answer.headers["X-Request-ID"] in record.getMessage()
+
+
+async def test_the_log_names_the_error_and_what_it_was_raised_from(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await client.get("/cause")).status_code == 500
+    assert "Hero not found" in caplog.text
+    assert "nobody foresaw this" in caplog.text
 
 
 async def test_the_answer_does_not_say_what_the_log_says(client: httpx.AsyncClient) -> None:

@@ -65,6 +65,26 @@ async def test_what_a_handler_has_opened_is_closed_after_its_response(
         assert len((await client.get("/heroes/")).json()) == 2
 
 
+async def test_each_session_is_closed_whatever_the_others_do(
+    app: FastAPI, route: type[APIRoute]
+) -> None:
+    async def uses_two(first: ReadSession, second: WriteSession) -> Response:
+        close = first.close
+
+        async def close_and_fail() -> None:
+            await close()
+            raise ConnectionError
+
+        await reads(first)
+        first.close = close_and_fail  # type: ignore[method-assign]
+        return await writes(second)
+
+    app.router.add_api_route("/own", uses_two, route_class_override=route)
+    async with running(app, raise_app_exceptions=False) as client:
+        assert (await client.get("/own")).status_code == 200
+        assert not app.state.database.writer.pool.checkedout()
+
+
 async def test_what_a_handler_has_opened_is_closed_where_it_is_cancelled(
     app: FastAPI, route: type[APIRoute]
 ) -> None:
