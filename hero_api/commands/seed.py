@@ -80,12 +80,12 @@ def seed(  # noqa: PLR0913 - two by name
     """
     values = [values_of(column) for column in [*in_order(table).selected_columns][1:]]
     with closing(open_to_write(settings, table)) as there:
-        if replace:
-            there.clear()
         first = 1 if replace else max(there.last_id() or 0, there.last_drawn(), 0) + 1
         last = first + count - 1
         if last > MAX_CHOSEN_ID:
             raise StartError(f"{there.name} has no {count:,} ids left: its last one is {first - 1}")
+        if replace:
+            there.clear()
         progress.begin("seeded", count)
         stored = 0
         try:
