@@ -107,7 +107,8 @@ HELP = {
 
 
 @pytest.mark.parametrize(("name", "said"), HELP.items(), ids=HELP.keys())
-def test_each_command_has_help(name: str, said: str) -> None:
+def test_each_command_has_help(monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     ended = run(name, "--help")
     assert ended.returncode == 0
     assert said in " ".join(ended.stdout.replace("│", " ").split())
