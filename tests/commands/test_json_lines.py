@@ -217,9 +217,25 @@ def test_the_standard_streams_are_files_too(settings: Settings) -> None:
     assert (ended.returncode, ended.stdout) == (1, b"")
     assert b"line 2: name: Field required" in ended.stderr
     ended = command(settings, "import", "--skip-bad", "-", content=lines(GOOD, {}))
-    assert (ended.returncode, ended.stdout) == (0, b"1 heroes stored, 1 lines passed over\n")
+    assert (ended.returncode, ended.stdout) == (0, b"1 hero stored, 1 line passed over\n")
     ended = command(settings, "export", "-")
     assert (ended.returncode, ended.stdout) == (0, exported(settings))
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("asked", ["export - >&-", "import - <&-"])
+def test_a_standard_stream_that_is_closed_is_one_line(settings: Settings, asked: str) -> None:
+    make_table(settings)
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m hero_api {asked}', sys.executable],
+        cwd=ROOT,
+        env=os.environ | {f"{PREFIX}DATABASE_URL": settings.database_url},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "hero-api: - is closed; name a file\n")
 
 
 @pytest.mark.sqlite
