@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
@@ -84,12 +83,7 @@ class HeroClient:
         """Connect with the first request."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connections, unless they are those of a client that was given."""
         if self._is_mine:
             await self._http.aclose()
