@@ -309,6 +309,35 @@ def test_a_backup_is_no_match_for_the_log_of_a_database_that_is_gone(
     assert not filled.path.exists()
 
 
+def leave_a_journal(path: Path) -> None:
+    """Let a crash leave a change of a file half written, and beside it what was there before."""
+    crashed = path.with_name("crashed.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("PRAGMA cache_size=1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE hero SET secret_name = hex(zeroblob(100000))")
+        for end in ("", "-journal"):
+            shutil.copyfile(f"{path}{end}", f"{crashed}{end}")
+        connection.execute("ROLLBACK")
+    path.write_bytes(crashed.read_bytes())
+    crashed.with_name(f"{crashed.name}-journal").rename(f"{path}-journal")
+
+
+def test_a_backup_is_no_match_for_the_journal_of_a_database_that_is_gone(
+    filled: Settings, file: Path
+) -> None:
+    backup(filled, file)
+    leave_a_journal(filled.path)
+    journal = Path(f"{filled.path}-journal")
+    content = journal.read_bytes()
+    filled.path.rename(filled.path.with_name("moved.db"))
+    with pytest.raises(StartError, match=r"it is missing, and .*-journal is not; restore it, or"):
+        restore(filled, file, heroes.table)
+    assert not filled.path.exists()
+    assert journal.read_bytes() == content
+
+
 @pytest.mark.usefixtures("unguarded")
 async def test_a_backup_in_another_encoding_is_refused(
     client: httpx.AsyncClient, settings: Settings, file: Path
