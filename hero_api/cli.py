@@ -214,7 +214,8 @@ def export_heroes(
 
     settings = Settings.from_environment()
     is_output = _is_standard(file, sys.__stdout__)
-    with _one_line(file, f"there is no {file}"), ExitStack() as stack:
+    outcome = "not all was written" if is_output else f"there is no {file}"
+    with _one_line(file, outcome), ExitStack() as stack:
         path = 1 if is_output else stack.enter_context(new_file(file))
         target = stack.enter_context(open(path, "wb", closefd=not is_output))
         progress = stack.enter_context(Progress())

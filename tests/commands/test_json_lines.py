@@ -239,6 +239,19 @@ def test_a_standard_stream_that_is_closed_is_one_line(settings: Settings, asked:
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize(("file", "left"), [("-", "not all was written"), ("x", "there is no x")])
+def test_an_export_that_is_stopped_says_what_it_has_left(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, left: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export = "hero_api.commands.json_lines.export_lines"
+    monkeypatch.setattr(export, lambda *_: signal.raise_signal(signal.SIGINT))
+    ended = run("export", file, database_url=settings.database_url)
+    assert (ended.returncode, ended.stderr) == (1, f"hero-api: Stopped; {left}\n")
+    assert not Path(file).exists()
+
+
+@pytest.mark.sqlite
 def test_a_file_is_written_whole_or_not_at_all(settings: Settings, tmp_path: Path) -> None:
     make_table(settings)
     insert(settings, (1, "first", None, "s"))
