@@ -213,7 +213,9 @@ def export_heroes(
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    is_output = _is_standard(file, sys.__stdout__)
+    is_output = str(file) == "-"
+    if is_output and sys.__stdout__ is None:
+        raise StartError("The output is closed; name a file")
     outcome = "not all was written" if is_output else f"there is no {file}"
     with _one_line(file, outcome), ExitStack() as stack:
         path = 1 if is_output else stack.enter_context(new_file(file))
@@ -241,7 +243,7 @@ def import_heroes(
     from hero_api.settings import Settings
 
     settings = Settings.from_environment()
-    is_input = _is_standard(file, sys.__stdin__)
+    is_input = str(file) == "-"
     with _one_line(file, "nothing was stored"), ExitStack() as stack:
         source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
         progress = stack.enter_context(Progress())
@@ -299,22 +301,14 @@ def seed(
     settings = Settings.from_environment()
     rng = random.Random(number)  # noqa: S311 - the same number makes the same heroes
     with _stoppable("what was stored until then is there"), Progress() as progress:
-        first, last = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
-    ids = f", of the ids {first:,} to {last:,}" if count else ""
+        ids = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
+    which = f", of the ids {ids[0]:,} to {ids[-1]:,}" if ids else ""
     stored = _many(count, "hero", "heroes")
-    typer.echo(f"{stored} stored in {settings.database_name}{ids} (--seed {number})")
+    typer.echo(f"{stored} stored in {settings.database_name}{which} (--seed {number})")
 
 
 def _many(count: int, one: str, more: str) -> str:
     return f"{count:,} {one if count == 1 else more}"
-
-
-def _is_standard(file: Path, stream: TextIOWrapper | None) -> bool:
-    """Say whether `-` was given, which means the stream; raise `StartError` if that is closed."""
-    is_standard = str(file) == "-"
-    if is_standard and stream is None:
-        raise StartError("- is closed; name a file")
-    return is_standard
 
 
 @contextmanager
