@@ -214,12 +214,15 @@ def export_heroes(
 
     settings = Settings.from_environment()
     is_output = str(file) == "-"
-    with _one_line(file, f"there is no {file}"), ExitStack() as stack:
+    if is_output and sys.__stdout__ is None:
+        raise StartError("The output is closed; name a file")
+    outcome = "not all was written" if is_output else f"there is no {file}"
+    with _one_line(file, outcome), ExitStack() as stack:
         path = 1 if is_output else stack.enter_context(new_file(file))
         target = stack.enter_context(open(path, "wb", closefd=not is_output))
         progress = stack.enter_context(Progress())
         count = export_lines(settings, heroes, HeroPublic, target, progress)
-    typer.echo(f"{count:,} heroes are in {file}", err=is_output)
+    typer.echo(f"{_many(count, 'hero', 'heroes')} written to {file}", err=is_output)
 
 
 @app.command("import")
@@ -245,7 +248,8 @@ def import_heroes(
         source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
         progress = stack.enter_context(Progress())
         imported = import_lines(settings, heroes, HeroCreate, source, progress, skips_bad=skip_bad)
-    typer.echo(f"{imported.stored:,} heroes stored, {imported.skipped:,} lines passed over")
+    stored = _many(imported.stored, "hero", "heroes")
+    typer.echo(f"{stored} stored, {_many(imported.skipped, 'line', 'lines')} passed over")
 
 
 @app.command("copy")
@@ -270,8 +274,8 @@ def copy_heroes(
     with _stoppable("to go on, run the same command again"), Progress() as progress:
         copied = copy(source, target, heroes.table, progress)
     typer.echo(
-        f"{copied.copied:,} heroes copied; both have {copied.heroes:,}, each the same "
-        f"(SHA-256 {copied.checksum})"
+        f"{_many(copied.copied, 'hero', 'heroes')} copied; both have {copied.heroes:,}, each the "
+        f"same (SHA-256 {copied.checksum})"
     )
 
 
@@ -297,9 +301,14 @@ def seed(
     settings = Settings.from_environment()
     rng = random.Random(number)  # noqa: S311 - the same number makes the same heroes
     with _stoppable("what was stored until then is there"), Progress() as progress:
-        first, last = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
-    ids = f", of the ids {first:,} to {last:,}" if count else ""
-    typer.echo(f"{count:,} heroes stored in {settings.database_name}{ids} (--seed {number})")
+        ids = fill(settings, heroes.table, count, progress, rng=rng, replace=replace)
+    which = f", of the ids {ids[0]:,} to {ids[-1]:,}" if ids else ""
+    stored = _many(count, "hero", "heroes")
+    typer.echo(f"{stored} stored in {settings.database_name}{which} (--seed {number})")
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count:,} {one if count == 1 else more}"
 
 
 @contextmanager

@@ -21,6 +21,9 @@ pytest_plugins = ["hero_api.testing.fixtures", "pytester"]
 
 # Where it is set, as in containers, each server that a test starts compiles the service anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# By these Typer and Rich write as on a terminal, wherever it goes.
+for _name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+    os.environ.pop(_name, None)
 
 if find_spec("sniffio") is None:
     # httpx tries to import it at each request, and looks along the whole path.

@@ -107,7 +107,8 @@ HELP = {
 
 
 @pytest.mark.parametrize(("name", "said"), HELP.items(), ids=HELP.keys())
-def test_each_command_has_help(name: str, said: str) -> None:
+def test_each_command_has_help(monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     ended = run(name, "--help")
     assert ended.returncode == 0
     assert said in " ".join(ended.stdout.replace("│", " ").split())
@@ -285,7 +286,7 @@ def test_work_that_is_done_is_no_failure_where_its_progress_cannot_be_written(so
             text=True,
         )
         os.close(errors)
-        assert (ended.returncode, ended.stdout) == (0, "1 heroes stored, 0 lines passed over\n")
+        assert (ended.returncode, ended.stdout) == (0, "1 hero stored, 0 lines passed over\n")
 
 
 def test_ctrl_c_is_no_traceback_while_the_command_is_imported() -> None:

@@ -5,14 +5,13 @@ import random
 import time
 from collections.abc import AsyncIterator
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import stamina
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hero_api.models import HeroCreate, HeroPublic, HeroUpdate
+from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 
 _ANSWERED_WITHIN = 30.0  # seconds: the service itself answers 503 before that
 _FIRST_WAIT, _JITTER = 0.1, 0.5  # seconds
@@ -20,11 +19,17 @@ _TOO_MANY = 429  # which a gateway answers in the place of the service
 _MAY_PASS = {_TOO_MANY, 502, 503, 504}
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NOT_ANSWERED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
-_HEROES = TypeAdapter(list[HeroPublic])
+_HERO, _HEROES = TypeAdapter(HeroPublic), TypeAdapter(list[HeroPublic])
+_DELETED, _COUNT = TypeAdapter(Deleted), TypeAdapter(int)
+
+Content = TypeVar("Content")
 
 
 class HeroClientError(Exception):
-    """An answer that is an error: its `status`, its `detail`, and after how long to try again."""
+    """An answer that is an error: its `status`, its `detail`, and after how long to try again.
+
+    So is one that is not the service's own, such as a page of a proxy, whatever its status is.
+    """
 
     def __init__(self, answer: httpx.Response) -> None:
         self.status = answer.status_code
@@ -78,41 +83,33 @@ class HeroClient:
         """Connect with the first request."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connections, unless they are those of a client that was given."""
         if self._is_mine:
             await self._http.aclose()
 
     async def create(self, hero: HeroCreate, *, key: str | None = None) -> HeroPublic:
         """Store a hero; with an idempotency `key` this is tried again whatever happened."""
-        answer = await self._send("POST", "heroes/", hero, key)
-        return HeroPublic.model_validate_json(answer.content)
+        return _parse(_HERO, await self._send("POST", "heroes/", hero, key))
 
     async def read(self, hero_id: int) -> HeroPublic:
         """Read one hero."""
-        answer = await self._send("GET", f"heroes/{hero_id}")
-        return HeroPublic.model_validate_json(answer.content)
+        return _parse(_HERO, await self._send("GET", f"heroes/{hero_id}"))
 
     async def update(self, hero_id: int, changes: HeroUpdate) -> HeroPublic:
         """Change the fields that were set in `changes`, and no others."""
-        answer = await self._send("PATCH", f"heroes/{hero_id}", changes)
-        return HeroPublic.model_validate_json(answer.content)
+        return _parse(_HERO, await self._send("PATCH", f"heroes/{hero_id}", changes))
 
     async def delete(self, hero_id: int) -> None:
         """Delete one hero."""
-        await self._send("DELETE", f"heroes/{hero_id}")
+        _parse(_DELETED, await self._send("DELETE", f"heroes/{hero_id}"))
 
     async def heroes(self, **query: str | int) -> AsyncIterator[HeroPublic]:
         """Yield heroes in id order; filters as in `min_age=18`, and `limit` is the page's size."""
         page: httpx.QueryParams | None = httpx.QueryParams(query)
         while page is not None:
             answer = await self._send("GET", "heroes/", query=page)
-            for hero in _HEROES.validate_json(answer.content):
+            for hero in _parse(_HEROES, answer):
                 yield hero
             # Its query alone: where the service is, behind whatever proxy, is known here.
             following = answer.links.get("next", {}).get("url")
@@ -122,7 +119,7 @@ class HeroClient:
         """Return how many heroes the filters match."""
         query = httpx.QueryParams(filters).merge({"limit": 0, "count": True})
         answer = await self._send("GET", "heroes/", query=query)
-        return int(answer.headers["X-Total-Count"])
+        return _parse(_COUNT, answer, answer.headers.get("X-Total-Count", ""))
 
     async def _send(
         self,
@@ -152,6 +149,16 @@ class HeroClient:
 
         is_safe, end = method == "GET" or key is not None, time.monotonic() + self._patience
         return await self._call(partial(_judge, is_safe=is_safe, end=end), attempt)
+
+
+def _parse(
+    kind: TypeAdapter[Content], answer: httpx.Response, content: str | None = None
+) -> Content:
+    """Return what an answer has in its body, or in `content`, a part of it."""
+    try:
+        return kind.validate_json(answer.content if content is None else content)
+    except ValidationError as error:
+        raise HeroClientError(answer) from error
 
 
 def _judge(error: Exception, *, is_safe: bool, end: float) -> bool | float:

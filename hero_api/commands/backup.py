@@ -45,8 +45,9 @@ def backup(settings: Settings, file: Path) -> int:
     if not path.is_file():
         raise StartError(f"There is no database {path}")
     with new_file(file) as copy, _translate_errors(copy, path):
-        # Read-only without need, SQLite would take no lock, or leave its two files behind.
-        can_write = os.access(beside(path, "").parent, os.W_OK)
+        # Read-only without need, SQLite would take no lock; and with write access that is not to
+        # both, it would leave its two files behind.
+        can_write = all(os.access(each, os.W_OK) for each in (path, beside(path, "").parent))
         opened = open_read_write(path, settings.busy_timeout) if can_write else open_read_only(path)
         with closing(opened) as connection:
             _copy(connection, copy)

@@ -1,7 +1,7 @@
 """`hero-api copy`: moves the heroes of one database into another, with their ids."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, time
 from functools import partial
@@ -38,15 +38,6 @@ class Copied(NamedTuple):
     checksum: str
 
 
-class _Difference(Exception):  # noqa: N818 - it need not be an error
-    """The two ends differ, first in this hero; `is_more` where the target only lacks some."""
-
-    def __init__(self, hero_id: int, *, is_more: bool) -> None:
-        super().__init__(hero_id)
-        self.hero_id = hero_id
-        self.is_more = is_more
-
-
 def copy(source: Settings, target: Settings, table: Table, progress: Progress) -> Copied:
     """Copy the rows that the target has not, in the order of their ids, and compare both.
 
@@ -67,10 +58,8 @@ def copy(source: Settings, target: Settings, table: Table, progress: Progress) -
         closing(open_to_read(target, table)) as there,
     ):
         progress.begin("compared", here.count())
-        try:
-            heroes, checksum = _compare(here.rows(), there.rows(), progress)
-        except _Difference as difference:
-            raise _changed(here, there, difference) from None
+        changed = partial(_changed, here.name, there.name)
+        heroes, checksum = _compare(here.rows(), there.rows(), progress, changed)
     return Copied(copied, heroes, checksum)
 
 
@@ -87,13 +76,15 @@ def _check_target(
         if last is None:
             return
         progress.begin("compared", there.count())
-        try:
-            _compare(here.rows(last=last), there.rows(), progress)
-        except _Difference as difference:
-            raise StartError(
-                f"{there.name} has heroes already, and hero {difference.hero_id} is not the same "
-                f"in {here.name}: nothing was copied. Name an empty target, or delete its heroes"
-            ) from None
+        others = partial(_others, here.name, there.name)
+        _compare(here.rows(last=last), there.rows(), progress, others)
+
+
+def _others(here: str, there: str, hero_id: int, **_: bool) -> str:
+    return (
+        f"{there} has heroes already, and hero {hero_id} is not the same in {here}: "
+        "nothing was copied. Name an empty target, or delete its heroes"
+    )
 
 
 def _copy(here: TransferEndpoint, there: TransferEndpoint, table: Table, progress: Progress) -> int:
@@ -151,17 +142,22 @@ def _reason_against(column: Any, there: TransferEndpoint, value: Any) -> str | N
     return None
 
 
-def _compare(ours: Iterator[Row], theirs: Iterator[Row], progress: Progress) -> tuple[int, str]:
+def _compare(
+    ours: Iterator[Row], theirs: Iterator[Row], progress: Progress, reason: Callable[..., str]
+) -> tuple[int, str]:
     """Return the count and the checksum of heroes that are the same on both sides.
 
-    Raises `_Difference`.
+    Raises `StartError` with the `reason` for the first one that is not.
     """
     checksum = hashlib.sha256()
     count = 0
     while True:
         our_page, their_page = list(islice(ours, _PAGE)), list(islice(theirs, _PAGE))
         if our_page != their_page:
-            raise _first_difference(our_page, their_page)
+            pairs = zip_longest(our_page, their_page)
+            one, other = next(pair for pair in pairs if pair[0] != pair[1])
+            hero_id = min(row[0] for row in (one, other) if row is not None)
+            raise StartError(reason(hero_id, is_more=other is None))
         if not our_page:
             return count, checksum.hexdigest()
         checksum.update("".join(map(repr, our_page)).encode())
@@ -169,21 +165,13 @@ def _compare(ours: Iterator[Row], theirs: Iterator[Row], progress: Progress) -> 
         progress.advance(len(our_page))
 
 
-def _first_difference(ours: Sequence[Row], theirs: Sequence[Row]) -> _Difference:
-    one, other = next(pair for pair in zip_longest(ours, theirs) if pair[0] != pair[1])
-    hero_id = min(row[0] for row in (one, other) if row is not None)
-    return _Difference(hero_id, is_more=other is None)
-
-
-def _changed(
-    here: TransferEndpoint, there: TransferEndpoint, difference: _Difference
-) -> StartError:
-    if difference.is_more:
-        return StartError(
-            f"{here.name} has more heroes than were copied, from hero {difference.hero_id} on: "
-            "stop what writes them, and run the same command again"
+def _changed(here: str, there: str, hero_id: int, *, is_more: bool) -> str:
+    if is_more:
+        return (
+            f"{here} has more heroes than were copied, from hero {hero_id} on: stop what writes "
+            "them, and run the same command again"
         )
-    return StartError(
-        f"Hero {difference.hero_id} is not the same in {here.name} and {there.name}: one of them "
-        f"was written meanwhile. Stop what writes it, empty {there.name}, and copy again"
+    return (
+        f"Hero {hero_id} is not the same in {here} and {there}: one of them was written "
+        f"meanwhile. Stop what writes it, empty {there}, and copy again"
     )

@@ -163,9 +163,6 @@ class _Import:
 
     def _pass_over(self, number: int, reason: str) -> None:
         if not self._skips_bad:
-            raise self._refusal(number, reason)
+            raise StartError(f"Nothing was stored in {self._name}: line {number}: {reason}")
         self._skipped += 1
         self._progress.say(f"line {number} was passed over: {reason}")
-
-    def _refusal(self, number: int, reason: str) -> StartError:
-        return StartError(f"Nothing was stored in {self._name}: line {number}: {reason}")

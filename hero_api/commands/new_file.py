@@ -15,16 +15,17 @@ def new_file(file: Path) -> Iterator[Path]:
 
     Raises `StartError`, one line, where there is one already, or none can be.
     """
-    if os.path.lexists(file):
-        raise StartError(f"{file} is there already; name a new file")
+    _check_new(file)
     with file_beside(file) as part:
         yield part
         _sync(part)
-        part.rename(file)
+        _check_new(file)  # it may have been made meanwhile, as a database by the service
         try:
+            part.rename(file)
             _sync(file.absolute().parent)
         except BaseException:  # as Ctrl-C, after which there is to be no file
-            file.unlink()
+            if not part.exists():
+                file.unlink()
             raise
 
 
@@ -44,6 +45,11 @@ def file_beside(file: Path) -> Iterator[Path]:
             yield part
     except OSError as error:
         raise StartError(f"{file}: {error.strerror or error}") from error
+
+
+def _check_new(file: Path) -> None:
+    if os.path.lexists(file):
+        raise StartError(f"{file} is there already; name a new file")
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Column, Table
 
@@ -58,13 +58,6 @@ _NO_AGE = 10  # of a hundred heroes
 Values = Callable[[random.Random, int], Iterator[Any]]
 
 
-class Seeded(NamedTuple):
-    """The first and the last id of the heroes that were stored."""
-
-    first: int
-    last: int
-
-
 def seed(  # noqa: PLR0913 - two by name
     settings: Settings,
     table: Table,
@@ -73,19 +66,19 @@ def seed(  # noqa: PLR0913 - two by name
     *,
     rng: random.Random,
     replace: bool,
-) -> Seeded:
+) -> range:
     """Store `count` heroes behind those that are there, or in their place with ids from 1 on.
 
-    Raises `StartError`, one line.
+    Returns their ids. Raises `StartError`, one line.
     """
     values = [values_of(column) for column in [*in_order(table).selected_columns][1:]]
     with closing(open_to_write(settings, table)) as there:
-        if replace:
-            there.clear()
         first = 1 if replace else max(there.last_id() or 0, there.last_drawn(), 0) + 1
         last = first + count - 1
         if last > MAX_CHOSEN_ID:
             raise StartError(f"{there.name} has no {count:,} ids left: its last one is {first - 1}")
+        if replace:
+            there.clear()
         progress.begin("seeded", count)
         stored = 0
         try:
@@ -99,7 +92,7 @@ def seed(  # noqa: PLR0913 - two by name
                 there.finish(0)
         except StartError as error:
             raise StartError(f"{error}; {stored:,} heroes were stored until then") from error
-    return Seeded(first, last)
+    return range(first, last + 1)
 
 
 def values_of(column: Column[Any]) -> Values:

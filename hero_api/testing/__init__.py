@@ -67,6 +67,7 @@ def serving(settings: Mapping[str, object]) -> Iterator[str]:
     environment |= {
         PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
         for name, value in settings.items()
+        if value is not None
     }
     with subprocess.Popen(
         [sys.executable, "-m", "hero_api", "serve", "--port", "0"],

@@ -28,6 +28,11 @@ WRITES: dict[str, Callable[[HeroClient], Any]] = {
     "update": lambda client: client.update(1, HeroUpdate(age=31)),
     "delete": lambda client: client.delete(1),
 }
+CALLS = WRITES | {
+    "read": lambda client: client.read(1),
+    "heroes": lambda client: anext(client.heroes()),
+    "count": lambda client: client.count(),
+}
 write = pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
 
 
@@ -213,6 +218,15 @@ async def test_a_redirect_is_an_error() -> None:
     client, _ = scripted((307, None))
     with pytest.raises(HeroClientError, match="307"):
         await client.read(1)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+async def test_an_answer_that_is_not_the_services_own_is_an_error(
+    call: Callable[[HeroClient], Any],
+) -> None:
+    client, _ = scripted((200, "<html>Please log in</html>"))
+    with pytest.raises(HeroClientError, match=r"200: .*Please log in"):
+        await call(client)
 
 
 # What is tried again

@@ -1,7 +1,6 @@
 """`hero-api backup` and `hero-api restore`, of SQLite files."""
 
 import asyncio
-import os
 import random
 import shutil
 import signal
@@ -20,6 +19,7 @@ from hero_api.app import create_app
 from hero_api.cli import main
 from hero_api.commands.backup import backup, restore
 from hero_api.commands.copy import copy
+from hero_api.commands.new_file import new_file
 from hero_api.commands.progress import Progress
 from hero_api.commands.seed import seed
 from hero_api.commands.upgrade import upgrade
@@ -188,12 +188,19 @@ def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
 
     def rename_and_stop(path: Path, target: Path) -> None:
         rename(path, target)
-        monkeypatch.setattr(os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Path, "rename", rename_and_stop)
     ended = run("backup", str(file), path=filled.path)
     assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
+
+
+def test_a_file_that_somebody_makes_meanwhile_is_not_replaced(file: Path) -> None:
+    with pytest.raises(StartError, match=r"is there already"), new_file(file):
+        file.write_bytes(b"theirs")
+    assert file.read_bytes() == b"theirs"
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_backup_that_is_terminated_leaves_nothing_behind(filled: Settings, file: Path) -> None:
@@ -213,18 +220,19 @@ main()
     assert list(file.parent.iterdir()) == []
 
 
-def test_a_file_on_a_disk_that_can_only_be_read_is_backed_up(
-    filled: Settings, public: Path
-) -> None:
+@pytest.mark.parametrize("closed", [".", "heroes.db"], ids=["its disk", "the file"])
+def test_what_can_only_be_read_is_backed_up(filled: Settings, public: Path, closed: str) -> None:
     directory = public / "only to be read"
     directory.mkdir()
     path = Path(shutil.copy(filled.path, directory))
-    directory.chmod(0o555)
-    public.chmod(0o777)
+    for each in (public, directory):
+        each.chmod(0o777)
+    (directory / closed).chmod(0o555)
     program = f"import hero_api.commands.backup\n{UNPRIVILEGED}"
     ended = run("backup", str(public / "b.db"), path=path, program=("-c", program))
     directory.chmod(0o755)
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert [*directory.iterdir()] == [path], "what is beside it would be this user's"
     assert in_file(public / "b.db", "SELECT count(*) FROM hero") == [(3,)]
 
 
@@ -299,6 +307,35 @@ def test_a_backup_is_no_match_for_the_log_of_a_database_that_is_gone(
     with pytest.raises(StartError, match=r"it is missing or empty, and .*-wal is not"):
         restore(filled, file, heroes.table)
     assert not filled.path.exists()
+
+
+def leave_a_journal(path: Path) -> None:
+    """Let a crash leave a change of a file half written, and beside it what was there before."""
+    crashed = path.with_name("crashed.db")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("PRAGMA cache_size=1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE hero SET secret_name = hex(zeroblob(100000))")
+        for end in ("", "-journal"):
+            shutil.copyfile(f"{path}{end}", f"{crashed}{end}")
+        connection.execute("ROLLBACK")
+    path.write_bytes(crashed.read_bytes())
+    crashed.with_name(f"{crashed.name}-journal").rename(f"{path}-journal")
+
+
+def test_a_backup_is_no_match_for_the_journal_of_a_database_that_is_gone(
+    filled: Settings, file: Path
+) -> None:
+    backup(filled, file)
+    leave_a_journal(filled.path)
+    journal = Path(f"{filled.path}-journal")
+    content = journal.read_bytes()
+    filled.path.rename(filled.path.with_name("moved.db"))
+    with pytest.raises(StartError, match=r"it is missing, and .*-journal is not; restore it, or"):
+        restore(filled, file, heroes.table)
+    assert not filled.path.exists()
+    assert journal.read_bytes() == content
 
 
 @pytest.mark.usefixtures("unguarded")

@@ -597,8 +597,9 @@ def test_what_a_killed_service_left_in_its_wal_is_copied_and_stays_there(
     assert stored(target) == HEROES
 
 
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
 def test_a_change_that_a_crash_left_half_written_is_not_read(
-    tutorial: Settings, make: Make, tmp_path: Path
+    tutorial: Settings, make: Make, tmp_path: Path, mode: str
 ) -> None:
     crashed = Settings(database_url=f"sqlite:///{tmp_path}/crashed.db")
     with closing(sqlite3.connect(tutorial.path, isolation_level=None)) as connection:
@@ -608,6 +609,10 @@ def test_a_change_that_a_crash_left_half_written_is_not_read(
         for end in ("", "-journal"):
             shutil.copyfile(f"{tutorial.path}{end}", f"{crashed.path}{end}")
         connection.execute("ROLLBACK")
+    if mode == "WAL":  # as where it was changed to or from that
+        with crashed.path.open("r+b") as file:
+            file.seek(18)
+            file.write(b"\2\2")
     before = crashed.path.read_bytes()
     assert "let `hero-api serve` open it once" in refused(crashed, make("sqlite"))
     assert crashed.path.read_bytes() == before

@@ -217,9 +217,37 @@ def test_the_standard_streams_are_files_too(settings: Settings) -> None:
     assert (ended.returncode, ended.stdout) == (1, b"")
     assert b"line 2: name: Field required" in ended.stderr
     ended = command(settings, "import", "--skip-bad", "-", content=lines(GOOD, {}))
-    assert (ended.returncode, ended.stdout) == (0, b"1 heroes stored, 1 lines passed over\n")
+    assert (ended.returncode, ended.stdout) == (0, b"1 hero stored, 1 line passed over\n")
     ended = command(settings, "export", "-")
     assert (ended.returncode, ended.stdout) == (0, exported(settings))
+
+
+@pytest.mark.sqlite
+def test_an_output_that_is_closed_is_one_line(settings: Settings) -> None:
+    make_table(settings)
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m hero_api export - >&-', sys.executable],
+        cwd=ROOT,
+        env=os.environ | {f"{PREFIX}DATABASE_URL": settings.database_url},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "hero-api: The output is closed; name a file\n")
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(("file", "left"), [("-", "not all was written"), ("x", "there is no x")])
+def test_an_export_that_is_stopped_says_what_it_has_left(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, left: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export = "hero_api.commands.json_lines.export_lines"
+    monkeypatch.setattr(export, lambda *_: signal.raise_signal(signal.SIGINT))
+    ended = run("export", file, database_url=settings.database_url)
+    assert (ended.returncode, ended.stderr) == (1, f"hero-api: Stopped; {left}\n")
+    assert not Path(file).exists()
 
 
 @pytest.mark.sqlite

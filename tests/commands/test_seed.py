@@ -111,11 +111,12 @@ def test_none_at_all_makes_the_table(settings: Settings) -> None:
 def test_where_no_ids_are_left_is_one_line_and_nothing_is_stored(settings: Settings) -> None:
     seed(settings, "0")
     insert(settings, (MAX_CHOSEN_ID - 1, "n", 1, "s"))
-    ended = seed(settings, "2")
-    assert ended.returncode == 1
-    [line] = ended.stderr.splitlines()
-    assert "has no 2 ids left" in line
-    assert len(stored(settings)) == 1
+    for arguments in (["2"], [str(MAX_CHOSEN_ID + 1), "--replace"]):
+        ended = seed(settings, *arguments)
+        assert ended.returncode == 1
+        [line] = ended.stderr.splitlines()
+        assert re.search(r"has no [\d,]+ ids left", line)
+        assert len(stored(settings)) == 1
 
 
 @pytest.mark.sqlite

@@ -131,6 +131,7 @@ def test_a_server_takes_settings_of_any_type(tmp_path: Path) -> None:
     settings = {
         "database_url": f"sqlite:///{tmp_path}/heroes.db",
         "cors_origins": [origin],
+        "read_database_url": None,
         "telemetry": False,
         "request_timeout": 2.5,
     }

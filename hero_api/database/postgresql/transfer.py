@@ -93,7 +93,7 @@ class PostgreSQLEndpoint:
     def clear(self) -> None:
         with self._translate_errors(), self._connection.transaction():
             self._connection.execute(f"TRUNCATE {self._quoted}")
-            if self._row("SELECT to_regclass(%s)", KEYS.name)[0]:
+            if self._row("SELECT to_regclass(%s)", KEYS.name)[0]:  # a role may be unable to make it
                 forget = f"DELETE FROM {KEYS.name} WHERE noun = %s"
                 self._connection.execute(forget, (self._table.name,))
 

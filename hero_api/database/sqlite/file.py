@@ -88,12 +88,18 @@ def _check_access(path: Path, file: Path) -> None:
 
 
 def _check_log(path: Path) -> None:
-    """Refuse a missing or empty file beside a log that is not: SQLite would delete the log."""
-    log = beside(path, "-wal")
+    """Refuse a missing or empty file beside a log that is not: SQLite would delete the log.
+
+    So it would a journal, or play it back into another file that is put there.
+    """
+    log, journal = beside(path, "-wal"), beside(path, "-journal")
     # The log first: another process can only have moved pages to the file meanwhile. A file of one
     # byte is empty for SQLite.
     if _size(log) and _size(path) <= 1:
         raise unusable(path, f"it is missing or empty, and {log} is not; restore it, or move {log}")
+    # An empty file has one in its first transaction.
+    if _size(journal) and not path.exists():
+        raise unusable(path, f"it is missing, and {journal} is not; restore it, or move {journal}")
 
 
 def _check_content(path: Path) -> None:
@@ -183,7 +189,8 @@ def stoppable(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
     # Unless it is told that nobody uses the file, SQLite would make its two beside it.
-    unused = not beside(path, "-wal").exists() and _is_in_wal_mode(path)
+    in_use = any(beside(path, suffix).exists() for suffix in ("-wal", "-journal"))
+    unused = not in_use and _is_in_wal_mode(path)
     query = f"?mode=ro&immutable={int(unused)}"
     return sqlite3.connect(uri(path, query), uri=True, isolation_level=None, timeout=timeout)
 

@@ -60,12 +60,11 @@ class SQLiteEndpoint:
                 self._connection.execute("BEGIN")
 
     def has_table(self) -> bool:
-        if not self._scalar("SELECT count(*) FROM sqlite_master WHERE name = ?", self._table.name):
-            return False
         with self._translate_errors():
-            rows = self._connection.execute(f"PRAGMA table_info({self._quoted})")
+            rows = self._connection.execute(f"PRAGMA table_info({self._quoted})").fetchall()
+        if rows:
             check_columns(self._table, [name for _, name, *_ in rows], f"{self.name}: ")
-        return True
+        return bool(rows)
 
     def count(self) -> int:
         return int(self._scalar(f"SELECT count(*) FROM {self._quoted}"))
@@ -98,9 +97,8 @@ class SQLiteEndpoint:
         with self._translate_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.execute(f"DELETE FROM {self._quoted}")
-            if self._scalar("SELECT count(*) FROM sqlite_master WHERE name = ?", KEYS.name):
-                forget = f"DELETE FROM {KEYS.name} WHERE noun = ?"
-                self._connection.execute(forget, (self._table.name,))
+            forget = f"DELETE FROM {KEYS.name} WHERE noun = ?"
+            self._connection.execute(forget, (self._table.name,))
 
     def write(self, chunk: Sequence[Row]) -> None:
         rows = [tuple(map(_as_stored, row)) for row in chunk] if self._times else chunk

@@ -456,7 +456,7 @@ def test_the_log_that_a_crash_left_is_read_and_copied_through_a_link(
         server.process.kill()
     assert run(link, "check").returncode == 0
     copied = run(path, "copy", f"sqlite:///{link}", f"sqlite:///{tmp_path}/copy.db")
-    assert copied.stdout.startswith("1 heroes copied")
+    assert copied.stdout.startswith("1 hero copied")
 
 
 def created(server: Server) -> Request:
