@@ -160,6 +160,26 @@ def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) ->
 
 def test_a_backup_that_finds_no_room_is_said_not_to_be_written(
     filled: Settings, file: Path
+@pytest.mark.parametrize("command", ["backup", "import", "seed", "upgrade", "restore"])
+def test_the_log_of_a_file_that_lacks_its_end_is_left_alone(
+    filled: Settings, file: Path, command: str
+) -> None:
+    backup(filled, file)
+    lines = file.with_name("heroes.jsonl")
+    lines.write_bytes(b"")
+    arguments = {"import": [str(lines)], "seed": ["1"], "upgrade": [], "restore": [str(file)]}
+    log = Path(f"{filled.path}-wal")
+    with connection_to(filled) as other:
+        other.execute("UPDATE hero SET age = 1")
+        content, length = log.read_bytes(), filled.path.stat().st_size
+    log.write_bytes(content)
+    before = filled.path.read_bytes()[: length // 2]
+    filled.path.write_bytes(before)
+    ended = run(command, *arguments.get(command, [str(file.with_name("b"))]), path=filled.path)
+    assert "the file lacks its end; move it away, and restore a backup" in ended.stderr
+    assert (filled.path.read_bytes(), log.read_bytes()) == (before, content)
+
+
 ) -> None:
     match = r"\AA copy of .*heroes\.db cannot be written"
     with room_for(4_096), pytest.raises(StartError, match=match):

@@ -142,12 +142,10 @@ def uri(path: Path, query: str = "") -> str:
 def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
     """Open a file that is there; `timeout` is the seconds that it waits for a lock.
 
-    Raises `StartError` where SQLite would delete a log that is not empty.
+    Raises `StartError` for what `check_file` refuses, before anything is written: a log would be
+    moved into a file that lacks its end, which then no longer shows.
     """
-    try:
-        _check_log(path)
-    except OSError as error:
-        raise unusable(path, error.strerror or str(error)) from error
+    check_file(path, makes=False)
     return sqlite3.connect(uri(path, "?mode=rw"), uri=True, isolation_level=None, timeout=timeout)
 
 
