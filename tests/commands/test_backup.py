@@ -111,6 +111,13 @@ def test_a_backup_leaves_nothing_beside_a_file_that_nobody_uses(
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_what_only_reads_leaves_nothing_beside_an_empty_journal_either(filled: Settings) -> None:
+    Path(f"{filled.path}-journal").touch()
+    before = sorted(filled.path.parent.iterdir())
+    assert run("check", path=filled.path).returncode == 0
+    assert sorted(filled.path.parent.iterdir()) == before
+
+
 def test_a_file_that_is_there_is_no_backup_and_stays(filled: Settings, file: Path) -> None:
     file.write_text("precious", encoding="ascii")
     with pytest.raises(StartError, match=r"is there already"):

@@ -187,7 +187,7 @@ def stoppable(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
     # Unless it is told that nobody uses the file, SQLite would make its two beside it.
-    in_use = any(beside(path, suffix).exists() for suffix in ("-wal", "-journal"))
+    in_use = beside(path, "-wal").exists() or _size(beside(path, "-journal"))
     unused = not in_use and _is_in_wal_mode(path)
     query = f"?mode=ro&immutable={int(unused)}"
     return sqlite3.connect(uri(path, query), uri=True, isolation_level=None, timeout=timeout)
