@@ -160,13 +160,17 @@ def test_a_copy_is_checked_before_it_is_restored(filled: Settings, file: Path) -
     assert filled.path.read_bytes() == before
 
 
-def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
-        backup(filled, tmp_path / "nowhere" / "heroes.db")
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_backup_gets_no_name_beside_which_another_file_has_left_its_log(
+    filled: Settings, file: Path, suffix: str
+) -> None:
+    left = Path(f"{file}{suffix}")
+    left.write_bytes(b"theirs")
+    with pytest.raises(StartError, match=rf"it is missing, but not {left}; restore"):
+        backup(filled, file)
+    assert [*file.parent.iterdir()] == [left]
 
 
-def test_a_backup_that_finds_no_room_is_said_not_to_be_written(
-    filled: Settings, file: Path
 @pytest.mark.parametrize("command", ["backup", "import", "seed", "upgrade", "restore"])
 def test_the_log_of_a_file_that_lacks_its_end_is_left_alone(
     filled: Settings, file: Path, command: str
@@ -187,6 +191,13 @@ def test_the_log_of_a_file_that_lacks_its_end_is_left_alone(
     assert (filled.path.read_bytes(), log.read_bytes()) == (before, content)
 
 
+def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
+        backup(filled, tmp_path / "nowhere" / "heroes.db")
+
+
+def test_a_backup_that_finds_no_room_is_said_not_to_be_written(
+    filled: Settings, file: Path
 ) -> None:
     match = r"\AA copy of .*heroes\.db cannot be written"
     with room_for(4_096), pytest.raises(StartError, match=match):
@@ -331,7 +342,7 @@ def test_a_backup_is_no_match_for_the_log_of_a_database_that_is_gone(
         log = Path(f"{filled.path}-wal").read_bytes()
     filled.path.unlink()
     Path(f"{filled.path}-wal").write_bytes(log)
-    with pytest.raises(StartError, match=r"it is missing or empty, and .*-wal is not"):
+    with pytest.raises(StartError, match=r"it is missing, but not .*-wal; restore it, or"):
         restore(filled, file, heroes.table)
     assert not filled.path.exists()
 
@@ -359,7 +370,7 @@ def test_a_backup_is_no_match_for_the_journal_of_a_database_that_is_gone(
     journal = Path(f"{filled.path}-journal")
     content = journal.read_bytes()
     filled.path.rename(filled.path.with_name("moved.db"))
-    with pytest.raises(StartError, match=r"it is missing, and .*-journal is not; restore it, or"):
+    with pytest.raises(StartError, match=r"it is missing, but not .*-journal; restore it, or"):
         restore(filled, file, heroes.table)
     assert not filled.path.exists()
     assert journal.read_bytes() == content
@@ -569,6 +580,15 @@ OPEN = r"\A.*another process has it open.*stop the service first\Z"
 def test_a_restore_is_no_second_writer(served: Settings, file: Path) -> None:
     with pytest.raises(StartError, match=OPEN):
         restore(served, file, heroes.table)
+
+
+def test_a_backup_shares_no_log_with_a_service_whose_database_is_gone(
+    served: Settings, file: Path
+) -> None:
+    served.path.unlink()
+    with pytest.raises(StartError, match=r"it is missing, but not .*-wal and .*-shm; restore"):
+        restore(served, file, heroes.table)
+    assert not served.path.exists()
 
 
 @pytest.mark.usefixtures("guarded")
