@@ -54,7 +54,7 @@ def backup(settings: Settings, file: Path) -> int:
         with closing(opened) as connection:
             _copy(connection, copy)
         _check(copy)
-    return file.stat().st_size
+        return copy.stat().st_size
 
 
 def restore(settings: Settings, file: Path, table: Table, *, patience: float = _PATIENCE) -> None:

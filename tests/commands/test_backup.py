@@ -1,6 +1,7 @@
 """`hero-api backup` and `hero-api restore`, of SQLite files."""
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -219,19 +220,39 @@ def test_a_backup_that_is_stopped_is_not_there(
     assert list(file.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize(("of", "name"), [(Path, "rename"), (os, "rmdir")])
 def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
-    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, of: object, name: str
 ) -> None:
-    rename = Path.rename
+    call = getattr(of, name)
 
-    def rename_and_stop(path: Path, target: Path) -> None:
-        rename(path, target)
+    def call_and_stop(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        call(*arguments, **options)
+        monkeypatch.setattr(of, name, call)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Path, "rename", rename_and_stop)
+    monkeypatch.setattr(of, name, call_and_stop)
     ended = run("backup", str(file), path=filled.path)
     assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+def test_a_copy_that_is_stopped_while_it_is_cleared_away_is_cleared_away(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, name: str
+) -> None:
+    remove = getattr(os, name)
+
+    def remove_and_stop(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        remove(*arguments, **options)
+        monkeypatch.setattr(os, name, remove)
+        signal.raise_signal(signal.SIGINT)
+
+    backup(filled, file)
+    monkeypatch.setattr(os, name, remove_and_stop)
+    ended = run("restore", str(file), path=filled.path)
+    assert ended.stderr.endswith(f"{filled.path} has what it had, or all that {file} has\n")
+    assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]
 
 
 def test_a_file_that_somebody_makes_meanwhile_is_not_replaced(file: Path) -> None:
