@@ -198,7 +198,7 @@ def test_no_command_lets_sqlite_delete_the_log_of_a_file_that_was_emptied(
     left.touch()
     content = log.read_bytes()
     ended = run(*arguments, path=left)
-    assert f"{left} cannot be used: it is missing or empty" in ended.stderr
+    assert f"{left} cannot be used: it is empty, and" in ended.stderr
     assert log.read_bytes() == content
 
 

@@ -16,6 +16,7 @@ from hero_api.database.sqlite.engine import check_alone
 from hero_api.database.sqlite.file import (
     beside,
     check_file,
+    check_log,
     open_read_only,
     open_read_write,
     stoppable,
@@ -45,6 +46,7 @@ def backup(settings: Settings, file: Path) -> int:
     if not path.is_file():
         raise StartError(f"There is no database {path}")
     with new_file(file) as copy, _translate_errors(copy, path):
+        check_log(file)  # of another file that had this name
         # Read-only without need, SQLite would take no lock; and with write access that is not to
         # both, it would leave its two files behind.
         can_write = all(os.access(each, os.W_OK) for each in (path, beside(path, "").parent))
@@ -52,7 +54,7 @@ def backup(settings: Settings, file: Path) -> int:
         with closing(opened) as connection:
             _copy(connection, copy)
         _check(copy)
-    return file.stat().st_size
+        return copy.stat().st_size
 
 
 def restore(settings: Settings, file: Path, table: Table, *, patience: float = _PATIENCE) -> None:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hero_api.errors import StartError
@@ -16,17 +16,19 @@ def new_file(file: Path) -> Iterator[Path]:
     Raises `StartError`, one line, where there is one already, or none can be.
     """
     _check_new(file)
-    with file_beside(file) as part:
-        yield part
-        _sync(part)
-        _check_new(file)  # it may have been made meanwhile, as a database by the service
-        try:
+    its_own = None
+    try:
+        with file_beside(file) as part:
+            yield part
+            _sync(part)
+            _check_new(file)  # it may have been made meanwhile, as a database by the service
+            its_own = part.stat()
             part.rename(file)
             _sync(file.absolute().parent)
-        except BaseException:  # as Ctrl-C, after which there is to be no file
-            if not part.exists():
-                file.unlink()
-            raise
+    except BaseException:  # as Ctrl-C, after which there is to be no file
+        if its_own and os.path.lexists(file) and os.path.samestat(its_own, file.lstat()):
+            file.unlink()
+        raise
 
 
 @contextmanager
@@ -36,11 +38,12 @@ def file_beside(file: Path) -> Iterator[Path]:
     Raises `StartError`, one line, for an error of the system.
     """
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=".hero-api-", dir=file.absolute().parent
-        ) as directory:
+        with ExitStack() as stack:
+            directory = tempfile.TemporaryDirectory(prefix=".hero-api-", dir=file.absolute().parent)
+            for _ in range(2):  # Ctrl-C may stop the first
+                stack.callback(directory.cleanup)
             # As relative as `file` is: the name of the working directory may be no text.
-            part = file.parent / Path(directory).name / file.name
+            part = file.parent / Path(directory.name).name / file.name
             part.touch()
             yield part
     except OSError as error:

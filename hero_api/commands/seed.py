@@ -77,15 +77,15 @@ def seed(  # noqa: PLR0913 - two by name
         last = first + count - 1
         if last > MAX_CHOSEN_ID:
             raise StartError(f"{there.name} has no {count:,} ids left: its last one is {first - 1}")
-        if replace:
-            there.clear()
         progress.begin("seeded", count)
         stored = 0
         try:
             try:
-                for start in range(first, last + 1, _CHUNK):
+                for start in range(first, last + 1, _CHUNK) or [first]:
                     ids = range(start, min(start + _CHUNK, last + 1))
-                    there.write([*zip(ids, *(each(rng, len(ids)) for each in values), strict=True)])
+                    rows = [*zip(ids, *(each(rng, len(ids)) for each in values), strict=True)]
+                    # In one transaction: where none can be stored, none is deleted.
+                    there.write(rows, clears=replace and start == first)
                     stored += len(ids)
                     progress.advance(len(ids))
             finally:

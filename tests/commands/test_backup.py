@@ -1,6 +1,7 @@
 """`hero-api backup` and `hero-api restore`, of SQLite files."""
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -111,6 +112,13 @@ def test_a_backup_leaves_nothing_beside_a_file_that_nobody_uses(
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_what_only_reads_leaves_nothing_beside_an_empty_journal_either(filled: Settings) -> None:
+    Path(f"{filled.path}-journal").touch()
+    before = sorted(filled.path.parent.iterdir())
+    assert run("check", path=filled.path).returncode == 0
+    assert sorted(filled.path.parent.iterdir()) == before
+
+
 def test_a_file_that_is_there_is_no_backup_and_stays(filled: Settings, file: Path) -> None:
     file.write_text("precious", encoding="ascii")
     with pytest.raises(StartError, match=r"is there already"):
@@ -153,6 +161,37 @@ def test_a_copy_is_checked_before_it_is_restored(filled: Settings, file: Path) -
     assert filled.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_backup_gets_no_name_beside_which_another_file_has_left_its_log(
+    filled: Settings, file: Path, suffix: str
+) -> None:
+    left = Path(f"{file}{suffix}")
+    left.write_bytes(b"theirs")
+    with pytest.raises(StartError, match=rf"it is missing, but not {left}; restore"):
+        backup(filled, file)
+    assert [*file.parent.iterdir()] == [left]
+
+
+@pytest.mark.parametrize("command", ["backup", "import", "seed", "upgrade", "restore"])
+def test_the_log_of_a_file_that_lacks_its_end_is_left_alone(
+    filled: Settings, file: Path, command: str
+) -> None:
+    backup(filled, file)
+    lines = file.with_name("heroes.jsonl")
+    lines.write_bytes(b"")
+    arguments = {"import": [str(lines)], "seed": ["1"], "upgrade": [], "restore": [str(file)]}
+    log = Path(f"{filled.path}-wal")
+    with connection_to(filled) as other:
+        other.execute("UPDATE hero SET age = 1")
+        content, length = log.read_bytes(), filled.path.stat().st_size
+    log.write_bytes(content)
+    before = filled.path.read_bytes()[: length // 2]
+    filled.path.write_bytes(before)
+    ended = run(command, *arguments.get(command, [str(file.with_name("b"))]), path=filled.path)
+    assert "the file lacks its end; move it away, and restore a backup" in ended.stderr
+    assert (filled.path.read_bytes(), log.read_bytes()) == (before, content)
+
+
 def test_what_cannot_be_written_is_one_line(filled: Settings, tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"\A.*nowhere.*No such file.*\Z"):
         backup(filled, tmp_path / "nowhere" / "heroes.db")
@@ -181,19 +220,39 @@ def test_a_backup_that_is_stopped_is_not_there(
     assert list(file.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize(("of", "name"), [(Path, "rename"), (os, "rmdir")])
 def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
-    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, of: object, name: str
 ) -> None:
-    rename = Path.rename
+    call = getattr(of, name)
 
-    def rename_and_stop(path: Path, target: Path) -> None:
-        rename(path, target)
+    def call_and_stop(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        call(*arguments, **options)
+        monkeypatch.setattr(of, name, call)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Path, "rename", rename_and_stop)
+    monkeypatch.setattr(of, name, call_and_stop)
     ended = run("backup", str(file), path=filled.path)
     assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["unlink", "rmdir"])
+def test_a_copy_that_is_stopped_while_it_is_cleared_away_is_cleared_away(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, name: str
+) -> None:
+    remove = getattr(os, name)
+
+    def remove_and_stop(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        remove(*arguments, **options)
+        monkeypatch.setattr(os, name, remove)
+        signal.raise_signal(signal.SIGINT)
+
+    backup(filled, file)
+    monkeypatch.setattr(os, name, remove_and_stop)
+    ended = run("restore", str(file), path=filled.path)
+    assert ended.stderr.endswith(f"{filled.path} has what it had, or all that {file} has\n")
+    assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]
 
 
 def test_a_file_that_somebody_makes_meanwhile_is_not_replaced(file: Path) -> None:
@@ -304,7 +363,7 @@ def test_a_backup_is_no_match_for_the_log_of_a_database_that_is_gone(
         log = Path(f"{filled.path}-wal").read_bytes()
     filled.path.unlink()
     Path(f"{filled.path}-wal").write_bytes(log)
-    with pytest.raises(StartError, match=r"it is missing or empty, and .*-wal is not"):
+    with pytest.raises(StartError, match=r"it is missing, but not .*-wal; restore it, or"):
         restore(filled, file, heroes.table)
     assert not filled.path.exists()
 
@@ -332,7 +391,7 @@ def test_a_backup_is_no_match_for_the_journal_of_a_database_that_is_gone(
     journal = Path(f"{filled.path}-journal")
     content = journal.read_bytes()
     filled.path.rename(filled.path.with_name("moved.db"))
-    with pytest.raises(StartError, match=r"it is missing, and .*-journal is not; restore it, or"):
+    with pytest.raises(StartError, match=r"it is missing, but not .*-journal; restore it, or"):
         restore(filled, file, heroes.table)
     assert not filled.path.exists()
     assert journal.read_bytes() == content
@@ -542,6 +601,15 @@ OPEN = r"\A.*another process has it open.*stop the service first\Z"
 def test_a_restore_is_no_second_writer(served: Settings, file: Path) -> None:
     with pytest.raises(StartError, match=OPEN):
         restore(served, file, heroes.table)
+
+
+def test_a_backup_shares_no_log_with_a_service_whose_database_is_gone(
+    served: Settings, file: Path
+) -> None:
+    served.path.unlink()
+    with pytest.raises(StartError, match=r"it is missing, but not .*-wal and .*-shm; restore"):
+        restore(served, file, heroes.table)
+    assert not served.path.exists()
 
 
 @pytest.mark.usefixtures("guarded")

@@ -18,7 +18,7 @@ from hero_api.errors import StartError
 from hero_api.models import HeroCreate
 from hero_api.settings import Settings
 from hero_api.testing import running
-from tests.clusters import insert, stored
+from tests.clusters import connection_to, insert, stored
 from tests.command import run
 from tests.commands.test_copy import MEASURED, next_id
 from tests.test_cli import room_for
@@ -95,6 +95,17 @@ def test_what_is_replaced_is_not_kept_under_its_key_either(settings: Settings) -
     asyncio.run(create())
     seed(settings, "3", "--replace")
     assert asyncio.run(create()).json()["id"] == 4
+
+
+def test_none_is_deleted_where_the_first_cannot_be_stored(settings: Settings) -> None:
+    seed(settings, "3")
+    before = stored(settings)
+    with connection_to(settings) as connection:
+        connection.execute("CREATE UNIQUE INDEX only_one ON hero ((1)) WHERE id > 3")
+    ended = seed(settings, "100", "--replace")
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("; 0 heroes were stored until then\n")
+    assert stored(settings) == before
 
 
 def test_the_service_goes_on_behind_the_last_of_them(settings: Settings) -> None:

@@ -90,28 +90,26 @@ class PostgreSQLEndpoint:
             while page := cursor.fetchmany(_PAGE):
                 yield from page
 
-    def clear(self) -> None:
-        with self._translate_errors(), self._connection.transaction():
-            self._connection.execute(f"TRUNCATE {self._quoted}")
-            if self._row("SELECT to_regclass(%s)", KEYS.name)[0]:  # a role may be unable to make it
-                forget = f"DELETE FROM {KEYS.name} WHERE noun = %s"
-                self._connection.execute(forget, (self._table.name,))
-
-    def write(self, chunk: Sequence[Row]) -> None:
+    def write(self, chunk: Sequence[Row], *, clears: bool = False) -> None:
         try:
-            with (
-                self._connection.transaction(),
-                self._connection.cursor() as cursor,
-                cursor.copy(f"COPY {self._quoted} ({self._columns}) FROM STDIN") as copy,
-            ):
-                for row in chunk:
-                    copy.write_row(row)
+            with self._connection.transaction(), self._connection.cursor() as cursor:
+                if clears:
+                    self._clear()
+                with cursor.copy(f"COPY {self._quoted} ({self._columns}) FROM STDIN") as copy:
+                    for row in chunk:
+                        copy.write_row(row)
         except self._psycopg.Error as error:
             # The server says in which line of what it was sent.
             line = re.match(r"COPY \D*(\d+)", error.diag.context or "")
             table = self._table.name
             which = f"cannot store {table} {chunk[int(line[1]) - 1][0]}: " if line else ""
             raise StartError(f"{self.name} {which}{reason(error)}") from error
+
+    def _clear(self) -> None:
+        self._connection.execute(f"TRUNCATE {self._quoted}")
+        if self._row("SELECT to_regclass(%s)", KEYS.name)[0]:  # a role may be unable to make it
+            forget = f"DELETE FROM {KEYS.name} WHERE noun = %s"
+            self._connection.execute(forget, (self._table.name,))
 
     def finish(self, last_drawn: int) -> None:
         sequence = self._row(_SEQUENCE, self._quoted)[0]

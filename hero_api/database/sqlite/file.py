@@ -47,9 +47,9 @@ def _check_file(path: Path, *, makes: bool) -> None:
         raise unusable(path, "the file cannot be read and written")
     if is_mounted(path):
         raise unusable(path, "it is mounted alone, and its -wal would not be; mount its directory")
-    for suffix in ("-wal", "-shm", "-journal"):
-        _check_access(path, beside(path, suffix))
-    _check_log(path)
+    for file in _own_files(path):
+        _check_access(path, file)
+    check_log(path)
     if path.exists():
         _check_content(path)
     elif makes:
@@ -87,19 +87,21 @@ def _check_access(path: Path, file: Path) -> None:
     raise unusable(path, f"{file} belongs to {owner} and cannot be written; chown it to this user")
 
 
-def _check_log(path: Path) -> None:
-    """Refuse a missing or empty file beside a log that is not: SQLite would delete the log.
+def check_log(path: Path) -> None:
+    """Refuse a missing file beside one of SQLite's own, and an empty one beside a log that is not.
 
-    So it would a journal, or play it back into another file that is put there.
+    SQLite would delete the log, or play a journal back into another file that is put there. And a
+    service that still has the missing file open would share even an empty log with the next one.
     """
-    log, journal = beside(path, "-wal"), beside(path, "-journal")
-    # The log first: another process can only have moved pages to the file meanwhile. A file of one
-    # byte is empty for SQLite.
+    # What is beside it first: another process can only have made the file, and moved pages to it,
+    # meanwhile.
+    left = " and ".join(str(each) for each in _own_files(path) if each.exists())
+    if left and not path.exists():
+        raise unusable(path, f"it is missing, but not {left}; restore it, or move {left}")
+    log = beside(path, "-wal")
+    # A file of one byte is empty for SQLite; and in its first transaction, one has a journal.
     if _size(log) and _size(path) <= 1:
-        raise unusable(path, f"it is missing or empty, and {log} is not; restore it, or move {log}")
-    # An empty file has one in its first transaction.
-    if _size(journal) and not path.exists():
-        raise unusable(path, f"it is missing, and {journal} is not; restore it, or move {journal}")
+        raise unusable(path, f"it is empty, and {log} is not; restore it, or move {log}")
 
 
 def _check_content(path: Path) -> None:
@@ -128,6 +130,10 @@ def _size(path: Path) -> int:
         return 0
 
 
+def _own_files(path: Path) -> list[Path]:
+    return [beside(path, suffix) for suffix in ("-wal", "-shm", "-journal")]
+
+
 def beside(path: Path, suffix: str) -> Path:
     """Return where SQLite's own file of that suffix is: beside the file, not a link to it."""
     # Unlike Path.resolve(), it does not mind a loop of links.
@@ -142,12 +148,10 @@ def uri(path: Path, query: str = "") -> str:
 def open_read_write(path: Path, timeout: float) -> sqlite3.Connection:
     """Open a file that is there; `timeout` is the seconds that it waits for a lock.
 
-    Raises `StartError` where SQLite would delete a log that is not empty.
+    Raises `StartError` for what `check_file` refuses, before anything is written: a log would be
+    moved into a file that lacks its end, which then no longer shows.
     """
-    try:
-        _check_log(path)
-    except OSError as error:
-        raise unusable(path, error.strerror or str(error)) from error
+    check_file(path, makes=False)
     return sqlite3.connect(uri(path, "?mode=rw"), uri=True, isolation_level=None, timeout=timeout)
 
 
@@ -160,7 +164,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
     try:
         if not path.is_file():
             raise StartError(f"There is no database {path}")
-        _check_log(path)
+        check_log(path)
         connection = _connect_read_only(path, _PATIENCE)
     except OSError as error:
         raise unusable(path, f"{error.strerror}; try it as a user who may read it") from error
@@ -189,7 +193,7 @@ def stoppable(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _connect_read_only(path: Path, timeout: float) -> sqlite3.Connection:
     # Unless it is told that nobody uses the file, SQLite would make its two beside it.
-    in_use = any(beside(path, suffix).exists() for suffix in ("-wal", "-journal"))
+    in_use = beside(path, "-wal").exists() or _size(beside(path, "-journal"))
     unused = not in_use and _is_in_wal_mode(path)
     query = f"?mode=ro&immutable={int(unused)}"
     return sqlite3.connect(uri(path, query), uri=True, isolation_level=None, timeout=timeout)

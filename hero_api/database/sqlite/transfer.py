@@ -93,17 +93,14 @@ class SQLiteEndpoint:
                 reason = f"{self._table.name} {bad} holds text that is not UTF-8; mend or delete it"
                 raise StartError(f"{self.name}: {reason}") from error
 
-    def clear(self) -> None:
-        with self._translate_errors(), self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.execute(f"DELETE FROM {self._quoted}")
-            forget = f"DELETE FROM {KEYS.name} WHERE noun = ?"
-            self._connection.execute(forget, (self._table.name,))
-
-    def write(self, chunk: Sequence[Row]) -> None:
+    def write(self, chunk: Sequence[Row], *, clears: bool = False) -> None:
         rows = [tuple(map(_as_stored, row)) for row in chunk] if self._times else chunk
         with self._translate_errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
+            if clears:
+                self._connection.execute(f"DELETE FROM {self._quoted}")
+                forget = f"DELETE FROM {KEYS.name} WHERE noun = ?"
+                self._connection.execute(forget, (self._table.name,))
             self._connection.executemany(self._insert, rows)
 
     def finish(self, last_drawn: int) -> None:
