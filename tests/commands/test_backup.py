@@ -220,10 +220,8 @@ def test_a_backup_that_is_stopped_is_not_there(
     assert list(file.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize(("of", "name"), [(Path, "rename"), (os, "rmdir")])
-def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
-    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, of: object, name: str
-) -> None:
+def stop_after(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> None:
+    """Let Ctrl-C come right behind the next call of a function."""
     call = getattr(of, name)
 
     def call_and_stop(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
@@ -232,6 +230,13 @@ def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(of, name, call_and_stop)
+
+
+@pytest.mark.parametrize(("of", "name"), [(Path, "rename"), (os, "rmdir")])
+def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, of: object, name: str
+) -> None:
+    stop_after(monkeypatch, of, name)
     ended = run("backup", str(file), path=filled.path)
     assert ended.stderr == f"hero-api: Stopped; there is no {file}\n"
     assert list(file.parent.iterdir()) == []
@@ -241,15 +246,8 @@ def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
 def test_a_copy_that_is_stopped_while_it_is_cleared_away_is_cleared_away(
     monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, name: str
 ) -> None:
-    remove = getattr(os, name)
-
-    def remove_and_stop(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
-        remove(*arguments, **options)
-        monkeypatch.setattr(os, name, remove)
-        signal.raise_signal(signal.SIGINT)
-
     backup(filled, file)
-    monkeypatch.setattr(os, name, remove_and_stop)
+    stop_after(monkeypatch, os, name)
     ended = run("restore", str(file), path=filled.path)
     assert ended.stderr.endswith(f"{filled.path} has what it had, or all that {file} has\n")
     assert sorted(filled.path.parent.iterdir()) == [file.parent, filled.path]

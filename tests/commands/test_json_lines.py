@@ -198,10 +198,13 @@ async def test_an_import_is_no_second_writer(
 
 
 def command(
-    settings: Settings, *arguments: str, content: bytes = b""
+    settings: Settings,
+    *arguments: str,
+    content: bytes = b"",
+    program: Sequence[str] = (sys.executable, "-m", "hero_api"),
 ) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(
-        [sys.executable, "-m", "hero_api", *arguments],
+        [*program, *arguments],
         cwd=ROOT,
         env=os.environ | {f"{PREFIX}DATABASE_URL": settings.database_url},
         input=content,
@@ -225,16 +228,9 @@ def test_the_standard_streams_are_files_too(settings: Settings) -> None:
 @pytest.mark.sqlite
 def test_an_output_that_is_closed_is_one_line(settings: Settings) -> None:
     make_table(settings)
-    ended = subprocess.run(
-        ["sh", "-c", 'exec "$0" -m hero_api export - >&-', sys.executable],
-        cwd=ROOT,
-        env=os.environ | {f"{PREFIX}DATABASE_URL": settings.database_url},
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=60,
-    )
-    assert (ended.returncode, ended.stderr) == (1, "hero-api: The output is closed; name a file\n")
+    program = ["sh", "-c", 'exec "$0" -m hero_api export - >&-', sys.executable]
+    ended = command(settings, program=program)
+    assert (ended.returncode, ended.stderr) == (1, b"hero-api: The output is closed; name a file\n")
 
 
 @pytest.mark.sqlite
