@@ -106,6 +106,7 @@ _BY_SQLSTATE: Mapping[str, _Kind] = {
     "XX001": (Concerns.ITEM, partial(CorruptError, "pg_amcheck")),
     "XX002": (Concerns.ITEM, partial(CorruptError, "pg_amcheck")),
 }
+_DUPLICATES = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, "23505"}
 _OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")
 _LONGEST = 300  # characters of a database's message in the log
 
@@ -137,6 +138,13 @@ def is_hearsay(error: Exception) -> bool:
     """
     state = getattr(_cause(error), "sqlstate", None)
     return bool(state) and state not in {"53100", "25006", "55P03"}
+
+
+def is_duplicate(error: Exception) -> bool:
+    """Say whether what was to be stored is there already, under the same unique key."""
+    cause = _cause(error)
+    code = getattr(cause, "sqlite_errorcode", None) or getattr(cause, "sqlstate", None)
+    return code in _DUPLICATES
 
 
 def describe(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from hero_api.database.keys import KEPT, KeyStatements
 from hero_api.database.sessions import ReadWriteSession, fetch
+from hero_api.database.verdicts import is_duplicate
 from hero_api.errors import (
     ContendedError,
     DamagedRowError,
@@ -63,9 +64,14 @@ async def create_once(
     ]
     refused = [key for key, result in created.items() if isinstance(result, ServiceError)]
     parameters = {"noun": rows.noun, "now": now, "items": json.dumps(kept)}
-    stored = await fetch(session, keys.store, parameters)
-    if len(stored) < len(kept) or (refused and await _known(rows, session, keys, refused, now)):
-        raise ContendedError  # another process has stored it since the first look
+    try:
+        await fetch(session, keys.store, parameters)
+    except Exception as error:
+        if is_duplicate(error):
+            raise ContendedError from error  # another process has stored it since the first look
+        raise
+    if refused and await _known(rows, session, keys, refused, now):
+        raise ContendedError
     results: list[Created | ServiceError] = []
     for place, item in enumerate(items):
         fingerprint, result = known[item.key]
