@@ -34,7 +34,7 @@ from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
 from hero_api.storage import Listed
 from hero_api.web.fast_route import FastRoute
-from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
+from hero_api.web.json_lines import JSONLines, JSONLinesRoute, StreamedLines, lines_of
 from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
@@ -85,7 +85,7 @@ async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
     pages = heroes.pages(session, page)
     first = await anext(pages)  # what goes wrong before it is there is answered as ever
     following = (listed.lines async for listed in pages)
-    return stream_lines(first.lines, following, headers=_headers(first))
+    return StreamedLines(first.lines, following, headers=_headers(first))
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:
