@@ -117,7 +117,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._limiter: AdmissionLimiter | None = None
         self._is_waiting = False  # to be admitted
         self._time = asyncio.get_running_loop().time
-        self._transport: asyncio.Transport | None = None
+        self._transport: BufferedTransport | None = None
         self._held = bytearray()
         self._is_full = False  # uvicorn has paused the reading
         self._is_half_closed = False
@@ -285,7 +285,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
                 transport.close()
 
     def _pass_on(self, data: bytes) -> None:
-        transport = cast("asyncio.Transport", self._transport)
+        transport = cast(BufferedTransport, self._transport)
         http = self.http or self._open_http(transport)
         http.endless += len(data)
         http.data_received(data)
@@ -300,9 +300,9 @@ class ClientProtocol(asyncio.BufferedProtocol):
         elif not transport.is_reading():
             self._is_full = True
 
-    def _open_http(self, transport: asyncio.Transport) -> HTTPProtocol:
+    def _open_http(self, transport: BufferedTransport) -> HTTPProtocol:
         self.http = self._make_http({"connection": self})
-        self.http.connection_made(transport)
+        self.http.connection_made(cast(asyncio.Transport, transport))
         return self.http
 
     def _time_client(self) -> None:
