@@ -180,48 +180,36 @@ def _is_simple(route: APIRoute) -> bool:
     dependant = route.dependant
     returns = signature(route.endpoint).return_annotation
     calls = [each.call for each in dependant.dependencies]
-    # Compared as a whole: whatever else a handler may ask for, in a later FastAPI too, shows.
-    only = Dependant(
-        call=route.endpoint,
-        path=dependant.path,
-        path_params=dependant.path_params,
-        query_params=dependant.query_params,
-        body_params=dependant.body_params,
-        dependencies=dependant.dependencies,
-        scope=dependant.scope,
-    )
+    asks = "path_params", "query_params", "body_params", "dependencies"
     return (
-        dependant == only
-        and _is_async(route.endpoint)
+        _has_only(dependant, "call", "path", "scope", *asks)
+        and _is_async(dependant.call)
         and isinstance(returns, type)
         and issubclass(returns, Response)
         and route.max_body_size is None
-        and {each.alias for each in only.path_params} <= route.param_convertors.keys()
-        and len(only.query_params) <= 1
-        and all(_is_model_of_scalars(each.field_info.annotation) for each in only.query_params)
+        and {each.alias for each in dependant.path_params} <= route.param_convertors.keys()
+        and len(dependant.query_params) <= 1
+        and all(_is_model_of_scalars(each.field_info.annotation) for each in dependant.query_params)
         and all(
             each is route.body_field
             and type(each.field_info) is params.Body
             and _is_model(each.field_info.annotation)
-            for each in only.body_params
+            for each in dependant.body_params
         )
-        and all(map(_is_simple_dependency, only.dependencies))
+        and all(map(_is_simple_dependency, dependant.dependencies))
         and len(calls) == len(set(calls))  # FastAPI calls once what is depended on twice
     )
 
 
 def _is_simple_dependency(dependant: Dependant) -> bool:
-    only = Dependant(
-        call=dependant.call,
-        name=dependant.name,
-        path=dependant.path,
-        request_param_name=dependant.request_param_name,
-        http_connection_param_name=dependant.http_connection_param_name,
-        own_oauth_scopes=dependant.own_oauth_scopes,
-        parent_oauth_scopes=dependant.parent_oauth_scopes,
-        scope=dependant.scope,
-    )
-    return dependant == only and _is_async(dependant.call)
+    asks = "request_param_name", "http_connection_param_name"
+    has = "call", "name", "path", "scope", "own_oauth_scopes", "parent_oauth_scopes"
+    return _has_only(dependant, *has, *asks) and _is_async(dependant.call)
+
+
+def _has_only(dependant: Dependant, *names: str) -> bool:
+    """Say whether it has nothing else: what a later FastAPI lets it ask for shows too."""
+    return dependant == Dependant(**{name: getattr(dependant, name) for name in names})
 
 
 def _checks(of: Dependant) -> list[Callable[[Request], Awaitable[Any]]]:
