@@ -7,8 +7,6 @@ from collections.abc import Sequence
 class Histogram:
     """How many values fell between `bounds`, which are inclusive, and the sum of all."""
 
-    __slots__ = ("bounds", "counts", "total")
-
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)

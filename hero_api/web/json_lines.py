@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
@@ -48,12 +48,6 @@ def lines_of(model: str, *examples: object) -> dict[str, Any]:
     """Return what the OpenAPI document says of a model a line; for OpenAPI 3.2 it is an array."""
     schema = {"type": "array", "items": {"$ref": f"#/components/schemas/{model}"}}
     return {MEDIA_TYPE: {"schema": schema} | ({"example": [*examples]} if examples else {})}
-
-
-class JSONLines(Response):
-    """Lines that are there already."""
-
-    media_type = MEDIA_TYPE
 
 
 class StreamedLines(StreamingResponse):

@@ -30,8 +30,6 @@ _ERRORS = [
 class _Counts:
     """The requests of one route and method."""
 
-    __slots__ = ("durations", "statuses")
-
     def __init__(self, expected: Iterable[int]) -> None:
         self.statuses = dict.fromkeys(expected, 0)
         self.durations = Histogram(SECONDS)
@@ -65,7 +63,7 @@ class RequestCounts:
             counts = self.by_route.setdefault((path, "other"), _Counts(()))
         statuses = counts.statuses
         statuses[status] = statuses.get(status, 0) + 1
-        if status > 500 and status in _UNAVAILABLE:  # noqa: PLR2004
+        if status in _UNAVAILABLE:
             error = scope.get("state", {}).get("error", UnavailableError)
             self.unavailable[error] += 1
             if error is OverloadedError:
