@@ -30,11 +30,12 @@ from hero_api.dependencies import (
     WriteSession,
 )
 from hero_api.heroes import heroes
+from hero_api.lines import MEDIA_TYPE
 from hero_api.models import Deleted, HeroCreate, HeroPublic, HeroUpdate
 from hero_api.settings import Settings
 from hero_api.storage import Listed
 from hero_api.web.fast_route import FastRoute
-from hero_api.web.json_lines import JSONLines, JSONLinesRoute, lines_of, stream_lines
+from hero_api.web.json_lines import JSONLinesRoute, StreamedLines, lines_of
 from hero_api.web.tagged_response import TaggedJSON
 
 _HEROES, _HERO = "/heroes/", "/heroes/{hero_id}"
@@ -77,7 +78,8 @@ async def create_heroes(
     created = await heroes.create_bulk(session, lines, idempotency_key)
     content = "".join(f"{hero.body}\n" for hero in created)
     is_replay = any(hero.is_replay for hero in created)
-    return JSONLines(content, headers=_REPLAYED if is_replay else None)
+    headers = _REPLAYED if is_replay else None
+    return Response(content, headers=headers, media_type=MEDIA_TYPE)
 
 
 async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
@@ -85,7 +87,7 @@ async def stream_heroes(page: PageQuery, session: ReadSession) -> Response:
     pages = heroes.pages(session, page)
     first = await anext(pages)  # what goes wrong before it is there is answered as ever
     following = (listed.lines async for listed in pages)
-    return stream_lines(first.lines, following, headers=_headers(first))
+    return StreamedLines(first.lines, following, headers=_headers(first))
 
 
 async def read_hero(hero_id: HeroId, session: ReadSession) -> Response:

@@ -1,10 +1,9 @@
 """A transport that sends the head and the body of an answer together."""
 
 import asyncio
-from typing import Any
 
 
-class BufferedTransport(asyncio.Transport):
+class BufferedTransport:
     """Sends in one piece what is written in one turn of the event loop.
 
     uvicorn writes the head of an answer and then its body, and uvloop sends at once what it is
@@ -13,12 +12,16 @@ class BufferedTransport(asyncio.Transport):
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
         self._transport = transport
+        self.is_closing = transport.is_closing
+        self.is_reading = transport.is_reading
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.get_extra_info = transport.get_extra_info
         self._loop = asyncio.get_running_loop()
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
 
-    def write(self, data: Any) -> None:  # noqa: ANN401 - bytes of any kind
+    def write(self, data: bytes | bytearray) -> None:
         if not self._pieces:
             self._loop.call_soon(self._send)
         self._pieces.append(data)
@@ -30,21 +33,6 @@ class BufferedTransport(asyncio.Transport):
     def abort(self) -> None:
         self._pieces.clear()
         self._transport.abort()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def is_reading(self) -> bool:
-        return self._transport.is_reading()
-
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
-        return self._transport.get_extra_info(name, default)
 
     def _send(self) -> None:
         if self._pieces and not self._transport.is_closing():

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import cast
 
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
 from hero_api.server.admission import AdmissionLimiter
@@ -117,9 +118,9 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._limiter: AdmissionLimiter | None = None
         self._is_waiting = False  # to be admitted
         self._time = asyncio.get_running_loop().time
-        self._transport: asyncio.Transport | None = None
+        self._transport: BufferedTransport | None = None
         self._held = bytearray()
-        self._is_full = False  # uvicorn has paused the reading
+        self._is_full = False  # uvicorn wants no more for now
         self._is_half_closed = False
         self._receives_since: float | None = None
         self._sends_since: float | None = None
@@ -228,15 +229,19 @@ class ClientProtocol(asyncio.BufferedProtocol):
         if self.http and self._under_way and not self._held:
             self.http.shutdown()
 
-    def body_taken(self) -> None:
-        """Read on: some of the request's body was taken, so there is room for more."""
+    def pause_reading(self) -> None:
+        """Pass nothing on: uvicorn has more of a body than was taken, or another request."""
+        self._is_full = True
+        if self._transport:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Pass on what was held back meanwhile."""
         self._is_full = False
-        if self._held:
-            self._feed()
+        self._feed()
 
     def request_ended(self) -> None:
         """Go on after an answer, which may come before the whole request has arrived."""
-        self._is_full = False
         http, transport = self.http, self._transport
         if http is None or transport is None:
             return
@@ -269,7 +274,6 @@ class ClientProtocol(asyncio.BufferedProtocol):
         while self._held and not self._is_full and not self._is_busy():
             if not self._is_admitted(self._held):
                 break
-            transport.resume_reading()  # so that a pause by uvicorn shows
             piece = bytes(self._held[:_SLICE])
             del self._held[:_SLICE]
             self._pass_on(piece)
@@ -285,7 +289,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
                 transport.close()
 
     def _pass_on(self, data: bytes) -> None:
-        transport = cast("asyncio.Transport", self._transport)
+        transport = cast(BufferedTransport, self._transport)
         http = self.http or self._open_http(transport)
         http.endless += len(data)
         http.data_received(data)
@@ -297,12 +301,11 @@ class ClientProtocol(asyncio.BufferedProtocol):
             self.announce_close()
         if http.is_lost or transport.is_closing():
             self._held.clear()
-        elif not transport.is_reading():
-            self._is_full = True
 
-    def _open_http(self, transport: asyncio.Transport) -> HTTPProtocol:
+    def _open_http(self, transport: BufferedTransport) -> HTTPProtocol:
         self.http = self._make_http({"connection": self})
-        self.http.connection_made(transport)
+        self.http.connection_made(cast(asyncio.Transport, transport))
+        self.http.flow = FlowControl(cast(asyncio.Transport, self))
         return self.http
 
     def _time_client(self) -> None:

@@ -1,17 +1,16 @@
-"""Tells a client's connection how its requests go on, and the application since when they wait.
+"""Tells a client's connection when a request was answered, and the application since when it waits.
 
-The connection paces what it reads from the client by what the application has taken and answered.
-It is passed along in ASGI's `state`.
+The connection is passed along in ASGI's `state`.
 """
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hero_api.batching.queue import arrived
 from hero_api.server.client_protocol import ClientProtocol
 
 
 class RequestLifecycleMiddleware:
-    """The outermost middleware: tells the connection when a body is read and a request answered."""
+    """The outermost middleware: a connection reads on when its request was answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -22,13 +21,8 @@ class RequestLifecycleMiddleware:
         # Set anew each time: a transport may hand the context of one request on to the next.
         arrived.set(connection.arrived)
 
-        async def receive_and_note() -> Message:
-            message = await receive()
-            connection.body_taken()
-            return message
-
         try:
-            await self.app(scope, receive_and_note, send)
+            await self.app(scope, receive, send)
         except Exception:  # noqa: BLE001 - it was answered and logged, and Starlette raises it again
             return  # uvicorn would log it once more, and close the connection
         finally:

@@ -124,7 +124,7 @@ async def _serve(
     unsafe = AdmissionLimiter(_WRITES, timeout, patience)
     protocols = ProtocolFactory(settings.client_timeout, safe=safe, unsafe=unsafe, exempt=PROBES)
     server = _Server(config, app, listener, protocols)
-    gauge = partial(Gauge, registry=app.state.metrics.registry)
+    gauge = partial(Gauge, registry=app.state.metrics)
     connections = gauge("hero_api_connections", "Connections that are open.")
     connections.set_function(lambda: len(protocols.open))
     waiting = gauge("hero_api_requests_waiting", "Requests not begun yet.")

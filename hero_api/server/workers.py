@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import select
 import signal
 import sys
 import time
@@ -20,24 +19,23 @@ from hero_api.server.signals import stop_signals
 _SHORT_LIFE = 5.0  # seconds: a process that dies sooner is started again after a pause
 _PAUSE = 1.0  # seconds
 _PATIENCE = 4.5  # seconds: a process that has not ended by then is killed
-_LOOK_EVERY = 0.05  # seconds: for stop signals, while a process starts
+_A_MOMENT = 0.05  # seconds: what ends a process may be told to this one after that
+_READY = signal.SIGUSR1  # which a process sends when it serves
 
 logger = logging.getLogger("hero_api")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process's ends of its two pipes to the supervisor."""
+    """What a process has of its supervisor: its id, and the end of a pipe that it holds open."""
 
-    readiness: int
+    supervisor: int
     life: int
 
     def is_ready(self) -> None:
         """Tell the supervisor that this process serves."""
-        # The supervisor waits for it only at the start.
-        with suppress(BrokenPipeError):
-            os.write(self.readiness, b"1")
-        os.close(self.readiness)
+        with suppress(ProcessLookupError):
+            os.kill(self.supervisor, _READY)
 
     def end_with_supervisor(self) -> None:
         """Let this process stop when the supervisor is gone, however that ended."""
@@ -63,21 +61,20 @@ def supervise(
     """
     # A blocked signal is not lost: it stays pending until it is waited for.
     stop = stop_signals()
-    watched = stop | {signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop | {signal.SIGCHLD, _READY})
     start = partial(_fork, serve, os.pipe())
     born: dict[int, float] = {}
     try:
         for _ in range(count):
             try:
-                process, readiness = start()
+                process = start()
             except OSError as error:
                 raise StartError(f"Cannot start {count} workers: {error.strerror}") from error
             born[process] = time.monotonic()
-            if not _becomes_ready(readiness, stop):
+            if not _becomes_ready(process, stop):
                 return
         announce()
-        while signal.sigwait(watched) not in stop:
+        while True:
             pause = 0.0
             for process in _ended(born):
                 age = time.monotonic() - born.pop(process)
@@ -87,52 +84,42 @@ def supervise(
                 if signal.sigtimedwait(stop, pause):
                     return
                 try:
-                    process, readiness = start()
+                    born[start()] = time.monotonic()
                 except OSError as error:
                     # The others serve meanwhile.
                     reason = error.strerror
                     logger.warning("A worker cannot be started: %s; it is tried again", reason)
                     pause = _PAUSE
-                else:
-                    os.close(readiness)
-                    born[process] = time.monotonic()
+            if signal.sigwait(stop | {signal.SIGCHLD}) in stop:
+                return
     finally:
         stop_listening()
         _stop(born)
 
 
-def _fork(serve: Callable[[Worker], None], life: tuple[int, int]) -> tuple[int, int]:
-    """Start a process; return its id, and the end of a pipe on which it says that it is ready."""
-    readiness = os.pipe()
-    try:
-        process = os.fork()
-    except OSError:
-        os.close(readiness[0])
-        os.close(readiness[1])
-        raise
+def _fork(serve: Callable[[Worker], None], life: tuple[int, int]) -> int:
+    """Start a process, and return its id."""
+    worker = Worker(os.getpid(), life[0])
+    process = os.fork()
     if process == 0:
-        os.close(readiness[0])
         os.close(life[1])
-        _work(serve, Worker(readiness[1], life[0]))
-    os.close(readiness[1])
-    return process, readiness[0]
+        _work(serve, worker)
+    return process
 
 
-def _becomes_ready(readiness: int, stop: set[signal.Signals]) -> bool:
+def _becomes_ready(process: int, stop: set[signal.Signals]) -> bool:
     """Wait until a process is ready; return False when a stop signal came before that.
 
     Raises `SystemExit` when the process ended.
     """
-    with open(readiness, "rb", buffering=0) as pipe:
-        while not select.select([pipe], [], [], _LOOK_EVERY)[0]:
-            if signal.sigtimedwait(stop, 0):
+    while (number := signal.sigwait(stop | {signal.SIGCHLD, _READY})) == signal.SIGCHLD:
+        # It is still to be waited for, as every other that has ended.
+        if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            # The terminal's Ctrl-C ends the process too, maybe before this one is told.
+            if signal.sigtimedwait(stop, _A_MOMENT):
                 return False
-        if pipe.read(1):
-            return True
-    # The terminal's Ctrl-C ends the process too, maybe before this one is told.
-    if signal.sigtimedwait(stop, _LOOK_EVERY):
-        return False
-    raise SystemExit(1)
+            raise SystemExit(1)
+    return number == _READY
 
 
 def _work(serve: Callable[[Worker], None], worker: Worker) -> NoReturn:

@@ -12,8 +12,8 @@ class JSONCORSMiddleware(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer a preflight."""
         response = super().preflight_response(request_headers)
-        if response.status_code < 400:  # noqa: PLR2004
-            return response
-        headers = {name: value for name, value in response.headers.items() if "content" not in name}
-        detail = bytes(response.body).decode()
-        return JSONResponse({"detail": detail}, response.status_code, headers)
+        if response.status_code >= 400:  # noqa: PLR2004
+            refusal = JSONResponse({"detail": bytes(response.body).decode()})
+            response.body = refusal.body
+            response.headers.update(refusal.headers)
+        return response

@@ -85,6 +85,5 @@ def _declared(tree: Dependant, overrides: _Overrides) -> Iterator[str | None]:
 
 
 def _aliases(alias: str | AliasPath | AliasChoices) -> list[str]:
-    if isinstance(alias, AliasPath):
-        alias = AliasChoices(alias)
-    return [alias] if isinstance(alias, str) else [str(p[0]) for p in alias.convert_to_aliases()]
+    choices = alias if isinstance(alias, AliasChoices) else AliasChoices(alias)
+    return [str(path[0]) for path in choices.convert_to_aliases()]

@@ -15,7 +15,6 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,7 +54,7 @@ class FastRoute(APIRoute):
 
     A simple handler is an `async` function that is annotated to return a `Response`. It takes only
 
-    - path parameters that are scalars,
+    - path parameters,
     - a model of scalars as the query,
     - a model as the JSON body,
     - dependencies, each an `async` function of the request or of nothing, without `yield`.
@@ -69,7 +68,7 @@ class FastRoute(APIRoute):
         self.is_fast = _is_simple(self)
         if self.is_fast:
             only = self.dependant
-            self._path = [(field.name, field.validate) for field in only.path_params]
+            self._path = [(each.name, each.alias, each.validate) for each in only.path_params]
             self._query = [(field.name, field.validate) for field in only.query_params]
             self._body = [(field.name, field.validate) for field in only.body_params]
             self._checks = _checks(only)
@@ -129,13 +128,14 @@ class FastRoute(APIRoute):
     def _read(self, request: Request, body: bytes) -> dict[str, Any] | None:
         """Return the handler's parameters; None of a request that FastAPI is to judge."""
         values: dict[str, Any] = {}
-        for name, validate in self._path:
-            values[name], errors = validate(request.path_params[name])
+        for name, alias, validate in self._path:
+            values[name], errors = validate(request.path_params[alias])
             if errors:
                 return None
         for name, validate in self._query:
-            values[name], errors = validate(dict(request.query_params))
-            if errors:
+            sent = request.query_params.multi_items()
+            values[name], errors = validate(query := dict(sent))
+            if errors or len(query) < len(sent):  # FastAPI may make a list of what comes twice
                 return None
         for name, validate in self._body:
             if request.headers.get("content-type") != "application/json":
@@ -180,53 +180,36 @@ def _is_simple(route: APIRoute) -> bool:
     dependant = route.dependant
     returns = signature(route.endpoint).return_annotation
     calls = [each.call for each in dependant.dependencies]
-    # Compared as a whole: whatever else a handler may ask for, in a later FastAPI too, shows.
-    only = Dependant(
-        call=route.endpoint,
-        path=dependant.path,
-        path_params=dependant.path_params,
-        query_params=dependant.query_params,
-        body_params=dependant.body_params,
-        dependencies=dependant.dependencies,
-        scope=dependant.scope,
-    )
+    asks = "path_params", "query_params", "body_params", "dependencies"
     return (
-        dependant == only
-        and _is_async(route.endpoint)
+        _has_only(dependant, "call", "path", "scope", *asks)
+        and _is_async(dependant.call)
         and isinstance(returns, type)
         and issubclass(returns, Response)
         and route.max_body_size is None
-        and all(
-            each.name in route.param_convertors
-            and _is_scalar(each.field_info.annotation)
-            and not _has_alias(each.name, each.field_info)
-            for each in only.path_params
-        )
-        and len(only.query_params) <= 1
-        and all(_is_model_of_scalars(each.field_info.annotation) for each in only.query_params)
+        and {each.alias for each in dependant.path_params} <= route.param_convertors.keys()
+        and len(dependant.query_params) <= 1
+        and all(_is_model_of_scalars(each.field_info.annotation) for each in dependant.query_params)
         and all(
             each is route.body_field
             and type(each.field_info) is params.Body
             and _is_model(each.field_info.annotation)
-            for each in only.body_params
+            for each in dependant.body_params
         )
-        and all(map(_is_simple_dependency, only.dependencies))
+        and all(map(_is_simple_dependency, dependant.dependencies))
         and len(calls) == len(set(calls))  # FastAPI calls once what is depended on twice
     )
 
 
 def _is_simple_dependency(dependant: Dependant) -> bool:
-    only = Dependant(
-        call=dependant.call,
-        name=dependant.name,
-        path=dependant.path,
-        request_param_name=dependant.request_param_name,
-        http_connection_param_name=dependant.http_connection_param_name,
-        own_oauth_scopes=dependant.own_oauth_scopes,
-        parent_oauth_scopes=dependant.parent_oauth_scopes,
-        scope=dependant.scope,
-    )
-    return dependant == only and _is_async(dependant.call)
+    asks = "request_param_name", "http_connection_param_name"
+    has = "call", "name", "path", "scope", "own_oauth_scopes", "parent_oauth_scopes"
+    return _has_only(dependant, *has, *asks) and _is_async(dependant.call)
+
+
+def _has_only(dependant: Dependant, *names: str) -> bool:
+    """Say whether it has nothing else: what a later FastAPI lets it ask for shows too."""
+    return dependant == Dependant(**{name: getattr(dependant, name) for name in names})
 
 
 def _checks(of: Dependant) -> list[Callable[[Request], Awaitable[Any]]]:
@@ -250,14 +233,7 @@ def _is_model(kind: Any) -> TypeGuard[type[BaseModel]]:  # noqa: ANN401 - any an
 
 
 def _is_model_of_scalars(kind: Any) -> bool:  # noqa: ANN401 - any annotation
-    return (
-        _is_model(kind)
-        and kind.model_config.get("extra") != "allow"  # FastAPI makes a list of what comes twice
-        and all(
-            _is_scalar(info.annotation) and not _has_alias(name, info)
-            for name, info in kind.model_fields.items()
-        )
-    )
+    return _is_model(kind) and all(_is_scalar(i.annotation) for i in kind.model_fields.values())
 
 
 def _is_scalar(kind: Any) -> bool:  # noqa: ANN401 - any annotation
@@ -267,7 +243,3 @@ def _is_scalar(kind: Any) -> bool:  # noqa: ANN401 - any annotation
     if get_origin(kind) in {Union, UnionType}:
         return all(map(_is_scalar, get_args(kind)))
     return isinstance(kind, type) and (issubclass(kind, str) or not issubclass(kind, Iterable))
-
-
-def _has_alias(name: str, info: FieldInfo) -> bool:
-    return not {info.alias, info.validation_alias} <= {None, name}

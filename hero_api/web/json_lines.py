@@ -1,10 +1,10 @@
 """JSON Lines over HTTP: bodies that are read, and answers that are sent, a part at a time."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
@@ -50,48 +50,33 @@ def lines_of(model: str, *examples: object) -> dict[str, Any]:
     return {MEDIA_TYPE: {"schema": schema} | ({"example": [*examples]} if examples else {})}
 
 
-class JSONLines(Response):
-    """Lines that are there already."""
-
-    media_type = MEDIA_TYPE
-
-
-def stream_lines(first: str, rest: AsyncIterator[str], headers: Mapping[str, str]) -> Response:
-    """Answer with lines, of which the next are made when the client has taken the last.
+class StreamedLines(StreamingResponse):
+    """Lines of which the next are made when the client has taken the last.
 
     What goes wrong with the rest ends the connection.
     """
 
-    async def all_parts() -> AsyncIterator[str]:
-        yield first
-        async for part in rest:
-            yield part
+    media_type = MEDIA_TYPE
 
-    return _StreamedLines(all_parts(), headers=headers, media_type=MEDIA_TYPE)
-
-
-class _StreamedLines(StreamingResponse):
-    """Lines of which none is made for HEAD, since the server would drop them one by one.
-
-    Nor for a client that has left: Starlette would cancel a task then, and anyio keeps its frames,
-    with a page in them, until the garbage collector comes by.
-    """
+    def __init__(self, first: str, rest: AsyncIterator[str], headers: Mapping[str, str]) -> None:
+        super().__init__(rest, headers=headers)
+        self._first, self._rest = first, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get(ASKED_METHOD) == "HEAD":
-            status, headers = self.status_code, self.raw_headers
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body"})
-        else:
-            self.body_iterator = _until_gone(self.body_iterator, Request(scope, receive))
-            await self.stream_response(send)
+        """Send them."""
+        self.body_iterator = self._parts(Request(scope, receive))
+        # Not by Starlette's own way, which cancels a task when the client has left: anyio keeps
+        # the frames of that, with a page in them, until the garbage collector comes by.
+        await self.stream_response(send)
 
-
-async def _until_gone(parts: AsyncIterable[Any], request: Request) -> AsyncIterator[Any]:
-    async for part in parts:
-        yield part
-        if await request.is_disconnected():
-            return
+    async def _parts(self, request: Request) -> AsyncIterator[str]:
+        # None for HEAD, since the server would drop them one by one.
+        part = None if request.scope.get(ASKED_METHOD) == "HEAD" else self._first
+        while part is not None:
+            yield part
+            if await request.is_disconnected():
+                return
+            part = await anext(self._rest, None)
 
 
 async def read_body(request: Request, model: type[Model], most: int) -> dict[int, Model]:

@@ -3,9 +3,9 @@
 It is counted in plain integers, and handed to prometheus-client when it is asked for.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import version
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
@@ -18,7 +18,6 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
 
 from hero_api.answers import METRICS
 from hero_api.batching import BatchQueues
@@ -30,41 +29,35 @@ from hero_api.web.request_counts import RequestCounts, RequestCountsMiddleware
 _PACKAGES = ("hero-api", "fastapi", "uvicorn", "sqlalchemy")
 
 
-class Metrics(Collector):
-    """What one application measures; its `registry` takes more collectors, such as the server's.
+class Metrics(CollectorRegistry):
+    """What one application measures; it takes more collectors, such as the server's.
 
     `worker` names the process where several answer at one address.
     """
 
     def __init__(self, app: FastAPI) -> None:
+        super().__init__()
         self.requests = RequestCounts()
-        self.registry = CollectorRegistry()
         self.worker: str | None = None
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        self.registry.register(_Service(app, self.requests))
+        self._state = app.state
+        ProcessCollector(registry=self)
+        PlatformCollector(registry=self)
 
     def collect(self) -> Iterator[Metric]:
-        """Ask every collector."""
-        for family in self.registry.collect():
+        """Yield what the collectors have, and what the application counts."""
+        for family in chain(super().collect(), self._of_the_application()):
             if self.worker is not None:
                 for sample in family.samples:
                     sample.labels["worker"] = self.worker
             yield family
 
-
-class _Service(Collector):
-    def __init__(self, app: FastAPI, requests: RequestCounts) -> None:
-        self._state = app.state
-        self._requests = requests
-
-    def collect(self) -> Iterator[Metric]:
+    def _of_the_application(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
             "hero_api_build",
             "The versions of what runs.",
             {name.replace("-", "_"): version(name) for name in _PACKAGES},
         )
-        yield from _of_requests(self._requests)
+        yield from _of_requests(self.requests)
         yield from _of_queues(self._state.queues)
         yield from _of_files(self._state.settings)
 
@@ -99,17 +92,16 @@ def _of_requests(counts: RequestCounts) -> Iterator[Metric]:
     for error, count in counts.unavailable.items():
         unavailable.add_metric([error.__name__.removesuffix("Error")], count)
     yield unavailable
-    yield _histogram_family(
+    durations = HistogramMetricFamily(
         "hero_api_request_seconds",
         "Time from the beginning of a request to that of its answer.",
-        ["route", "method"],
-        # Where nothing but a 405 is foreseen, nobody asks how long it took.
-        (
-            (key, each.durations)
-            for key, each in counts.by_route.items()
-            if each.statuses.keys() != {405}
-        ),
+        labels=["route", "method"],
     )
+    for key, each in counts.by_route.items():
+        # Where nothing but a 405 is foreseen, nobody asks how long it took.
+        if each.statuses.keys() != {405}:
+            durations.add_metric(key, *_samples(each.durations))
+    yield durations
 
 
 def _of_queues(queues: BatchQueues) -> Iterator[Metric]:
@@ -124,29 +116,25 @@ def _of_queues(queues: BatchQueues) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
         "hero_api_queue_waiting", "Calls that wait for a batch.", labels=["queue"]
     )
+    waits = HistogramMetricFamily(
+        "hero_api_queue_wait_seconds", "Time that a call waited for its batch.", labels=["queue"]
+    )
+    sizes = HistogramMetricFamily(
+        "hero_api_queue_batch_items", "Calls of a batch.", labels=["queue"]
+    )
+    commits = HistogramMetricFamily(
+        "hero_api_commit_seconds", "Time of a COMMIT, with its sync.", labels=["queue"]
+    )
     for queue in queues:
-        refused.add_metric([queue.name], queue.refused)
-        expired.add_metric([queue.name], queue.expired)
-        waiting.add_metric([queue.name], queue.waiting)
-    yield from (refused, expired, waiting)
-    yield _histogram_family(
-        "hero_api_queue_wait_seconds",
-        "Time that a call waited for its batch.",
-        ["queue"],
-        (([queue.name], queue.waits) for queue in queues),
-    )
-    yield _histogram_family(
-        "hero_api_queue_batch_items",
-        "Calls of a batch.",
-        ["queue"],
-        (([queue.name], queue.sizes) for queue in queues),
-    )
-    yield _histogram_family(
-        "hero_api_commit_seconds",
-        "Time of a COMMIT, with its sync.",
-        ["queue"],
-        (([queue.name], queue.commits) for queue in queues if queue.writes),
-    )
+        name = [queue.name]
+        refused.add_metric(name, queue.refused)
+        expired.add_metric(name, queue.expired)
+        waiting.add_metric(name, queue.waiting)
+        waits.add_metric(name, *_samples(queue.waits))
+        sizes.add_metric(name, *_samples(queue.sizes))
+        if queue.writes:
+            commits.add_metric(name, *_samples(queue.commits))
+    yield from (refused, expired, waiting, waits, sizes, commits)
 
 
 def _of_files(settings: Settings) -> Iterator[Metric]:
@@ -156,15 +144,7 @@ def _of_files(settings: Settings) -> Iterator[Metric]:
         yield GaugeMetricFamily("hero_api_wal_bytes", "Size of SQLite's write-ahead log.", size)
 
 
-def _histogram_family(
-    name: str,
-    documentation: str,
-    labels: Sequence[str],
-    histograms: Iterable[tuple[Sequence[str], Histogram]],
-) -> Metric:
-    family = HistogramMetricFamily(name, documentation, labels=labels)
-    for values, histogram in histograms:
-        bounds = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
-        buckets = [*zip(bounds, accumulate(histogram.counts), strict=True)]
-        family.add_metric(values, buckets, histogram.total)
-    return family
+def _samples(histogram: Histogram) -> tuple[list[tuple[str, int]], float]:
+    """Return what prometheus-client wants of a histogram: how many are in its buckets, the sum."""
+    bounds = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
+    return [*zip(bounds, accumulate(histogram.counts), strict=True)], histogram.total

@@ -30,8 +30,6 @@ _ERRORS = [
 class _Counts:
     """The requests of one route and method."""
 
-    __slots__ = ("durations", "statuses")
-
     def __init__(self, expected: Iterable[int]) -> None:
         self.statuses = dict.fromkeys(expected, 0)
         self.durations = Histogram(SECONDS)
@@ -44,12 +42,10 @@ class RequestCounts:
         self.by_route: dict[tuple[str, str], _Counts] = {}
         self.unavailable = Counter[type[ServiceError]](dict.fromkeys(_ERRORS, 0))
         self._overload_log = OverloadLog()
-        self._paths: dict[object, str] = {}
 
     def expect(self, routes: Iterable[BaseRoute]) -> None:
         """Let what can be foreseen be there, with zeros."""
         known = [route for route in routes if isinstance(route, Route)]
-        self._paths = {route.endpoint: route.path for route in known}
         for method in _METHODS:
             self.by_route[_NO_ROUTE, method] = _Counts(_STATUSES_OF_NONE)
             self.by_route |= {(route.path, method): _Counts((405,)) for route in known}
@@ -60,15 +56,14 @@ class RequestCounts:
 
     def count(self, scope: Scope, status: int) -> Histogram:
         """Take note of a request that is answered; return where its time is to be noted."""
-        path = self._paths.get(scope.get("endpoint"))
-        if path is None:
-            path = getattr(scope.get("route"), "path", _NO_ROUTE)
+        route = scope.get("route")
+        path = route.path if isinstance(route, Route) else _NO_ROUTE
         counts = self.by_route.get((path, scope.get(ASKED_METHOD) or scope["method"]))
         if counts is None:
             counts = self.by_route.setdefault((path, "other"), _Counts(()))
         statuses = counts.statuses
         statuses[status] = statuses.get(status, 0) + 1
-        if status > 500 and status in _UNAVAILABLE:  # noqa: PLR2004
+        if status in _UNAVAILABLE:
             error = scope.get("state", {}).get("error", UnavailableError)
             self.unavailable[error] += 1
             if error is OverloadedError:

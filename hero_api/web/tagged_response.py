@@ -21,15 +21,10 @@ class TaggedJSON(Response):
     # It returns the coroutine, and is none itself: every get comes through here.
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """Send the response, or that nothing has changed."""
-        for name, _ in scope["headers"]:
-            if name == b"if-none-match" and scope["method"] in {"GET", "HEAD"}:
-                self._leave_out_what_is_known(scope)
-                break
+        known = [value for name, value in scope["headers"] if name == b"if-none-match"]
+        if known and scope["method"] in {"GET", "HEAD"}:
+            name, tag = self.raw_headers[-1]
+            tags = tags_in((value.decode("latin-1") for value in known), weak=True)
+            if {ANY, tag.decode()} & tags:
+                self.status_code, self.body, self.raw_headers = 304, b"", [(name, tag)]
         return super().__call__(scope, receive, send)
-
-    def _leave_out_what_is_known(self, scope: Scope) -> None:
-        headers = scope["headers"]
-        values = [value.decode("latin-1") for name, value in headers if name == b"if-none-match"]
-        name, tag = self.raw_headers[-1]
-        if {ANY, tag.decode()} & tags_in(values, weak=True):
-            self.status_code, self.body, self.raw_headers = 304, b"", [(name, tag)]

@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -131,45 +129,6 @@ def test_a_worker_that_dies_is_replaced_while_the_others_serve(three: Server) ->
     assert f"worker {before[0]} ended" in three.log.read_text()
 
 
-@contextmanager
-def without_descriptors(server: Server) -> Iterator[None]:
-    """Let the supervisor get no descriptor, and so no pipe for another worker."""
-    process = server.process.pid
-    limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
-    resource.prlimit(process, resource.RLIMIT_NOFILE, (3, limits[1]))
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
-
-
-def log_says(server: Server, words: str) -> Callable[[], bool]:
-    return lambda: words in server.log.read_text()
-
-
-def test_a_worker_that_cannot_be_replaced_now_is_replaced_later_while_the_others_serve(
-    three: Server,
-) -> None:
-    before = workers(three)
-    with without_descriptors(three):
-        os.kill(before[0], signal.SIGKILL)
-        wait_until(log_says(three, "cannot be started: Too many open files"))
-        assert workers(three) == before[1:]
-        assert create(three) == 1
-    wait_until(lambda: len(workers(three)) == 3)
-
-
-def test_a_signal_ends_it_while_a_worker_cannot_be_replaced(three: Server) -> None:
-    processes = workers(three)
-    with without_descriptors(three):
-        os.kill(processes[0], signal.SIGKILL)
-        wait_until(log_says(three, "cannot be started"))
-        three.process.terminate()
-        wait_until(lambda: not any(lives(process) for process in [*processes, three.process.pid]))
-    assert three.process.wait(SOON) == 0
-
-
 FORK_FAILS = """
 import errno, os, sys
 from pathlib import Path
@@ -184,23 +143,56 @@ main()
 """
 
 
-def test_a_fork_that_fails_is_tried_again_and_leaves_no_descriptor(
-    tmp_path: Path, cluster: Cluster
-) -> None:
-    fails = tmp_path / "fails"
-    program = ("-c", FORK_FAILS, str(fails), "serve", "--port", "0", "--workers", "2")
+@pytest.fixture
+def fails(tmp_path: Path) -> Path:
+    """Return a path: while there is something, the supervisor of `forking` cannot fork."""
+    return tmp_path / "fails"
+
+
+@pytest.fixture
+def forking(tmp_path: Path, cluster: Cluster, fails: Path) -> Iterator[Server]:
+    """Yield a server of three workers."""
+    program = ("-c", FORK_FAILS, str(fails), "serve", "--port", "0", "--workers", "3")
     with serving(tmp_path, program=program, database_url=cluster.new_schema()) as server:
-        before, descriptors = workers(server), server.descriptors()
-        fails.touch()
-        for worker in before:
-            os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: server.log.read_text().count("temporarily unavailable") > 1)
-        fails.unlink()
-        wait_until(lambda: len(workers(server)) == 2)
-        assert create(server) == 1
-        assert server.descriptors() == descriptors
-        server.process.terminate()
-        assert server.process.wait(SOON) == 0
+        yield server
+
+
+def fail_to_fork(server: Server, killed: list[int]) -> None:
+    """Kill workers, and wait until one could not be replaced twice."""
+    for worker in killed:
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: server.log.read_text().count("temporarily unavailable") > 1)
+
+
+def test_a_worker_that_cannot_be_replaced_now_is_replaced_later_while_the_others_serve(
+    forking: Server, fails: Path
+) -> None:
+    before = workers(forking)
+    fails.touch()
+    fail_to_fork(forking, before[:1])
+    assert workers(forking) == before[1:]
+    assert create(forking) == 1
+    fails.unlink()
+    wait_until(lambda: len(workers(forking)) == 3)
+
+
+def test_all_workers_are_replaced_and_no_descriptor_is_left(forking: Server, fails: Path) -> None:
+    descriptors = forking.descriptors()
+    fails.touch()
+    fail_to_fork(forking, workers(forking))
+    fails.unlink()
+    wait_until(lambda: len(workers(forking)) == 3)
+    assert create(forking) == 1
+    assert forking.descriptors() == descriptors
+
+
+def test_a_signal_ends_it_while_a_worker_cannot_be_replaced(forking: Server, fails: Path) -> None:
+    processes = workers(forking)
+    fails.touch()
+    fail_to_fork(forking, processes[:1])
+    forking.process.terminate()
+    assert forking.process.wait(SOON) == 0
+    assert not any(lives(process) for process in processes)
 
 
 def test_a_fork_that_fails_at_the_start_is_one_line_and_a_failure(

@@ -25,7 +25,7 @@ from fastapi import (
 from fastapi import Request as Asked
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, Field
 
 from hero_api.app import create_app
 from hero_api.dependencies import ReadSession
@@ -293,6 +293,11 @@ class Aliased(BaseModel):
     a: int = Field(default=1, alias="A")
 
 
+class Named(BaseModel, extra="forbid", validate_by_name=True):
+    given: int = Field(default=1, validation_alias=AliasChoices("A", "size"))
+    first: str = Field(default="", validation_alias=AliasPath("tag", 0))
+
+
 def answers(annotation: Any) -> Callable[..., Any]:  # noqa: ANN401 - any parameter
     """Return a handler that answers what it is given for a parameter."""
 
@@ -360,6 +365,10 @@ SIMPLE: dict[str, tuple[Handler, str]] = {
     "a path parameter": (answers(Annotated[int, Path(le=9)]), "/added/{given}"),
     "a path parameter of a union": (answers(int | str), "/added/{given}"),
     "a model as the query": (answers(Annotated[Sum, Query()]), "/added"),
+    "a model of anything as the query": (answers(Annotated[Open, Query()]), "/added"),
+    "a model with an alias as the query": (answers(Annotated[Aliased, Query()]), "/added"),
+    "a path parameter of another name": (answers(Annotated[int, Path(alias="id")]), "/added/{id}"),
+    "a model with several names as the query": (answers(Annotated[Named, Query()]), "/added"),
     "a model as the body": (answers(Sum), "/added"),
     "an async dependency": (answers(Annotated[int, Depends(count_calls)]), "/added"),
     "an error of HTTP": (fails, "/added"),
@@ -392,9 +401,6 @@ OTHERS: dict[str, tuple[Handler, str]] = {
     "a scalar in the query": (answers(int), "/added"),
     "a list in the query": (answers(Annotated[list[int], Query()]), "/added"),
     "a model with a list as the query": (answers(Annotated[Tags, Query()]), "/added"),
-    "a model of anything as the query": (answers(Annotated[Open, Query()]), "/added"),
-    "a model with an alias as the query": (answers(Annotated[Aliased, Query()]), "/added"),
-    "a path parameter of another name": (answers(Annotated[int, Path(alias="id")]), "/added/{id}"),
     "a header": (answers(Annotated[str, Header(alias="host")]), "/added"),
     "a cookie": (of_cookie, "/added"),
     "an optional body": (answers(Sum | None), "/added"),
@@ -499,6 +505,11 @@ async def test_any_option_of_a_route_works_as_with_fastapi(
 ) -> None:
     expected = await asked_of(APIRoute, "POST", handler, "/added", **options)
     assert await asked_of(FastRoute, "POST", handler, "/added", **options) == expected
+
+
+async def test_a_path_parameter_that_the_path_has_not_is_missing_as_with_fastapi() -> None:
+    added = answers(Annotated[int | None, Path()]), "/added"
+    assert await asked_of(FastRoute, "GET", *added) == await asked_of(APIRoute, "GET", *added)
 
 
 async def test_a_dependency_is_called_once_for_a_request_that_is_refused() -> None:

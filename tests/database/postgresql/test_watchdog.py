@@ -173,7 +173,7 @@ async def test_an_application_that_ends_leaves_no_batch_that_waits_for_a_silent_
         pending = [asyncio.create_task(ask(client, *each)) for each in asks]
         for _ in range(10):  # turns of the loop: each batch has begun
             await asyncio.sleep(0)
-        batches = {queue.name: queue.sizes.count for queue in app.state.queues}
+        batches = {queue.name: sum(queue.sizes.counts) for queue in app.state.queues}
         assert (batches["write"], batches["get_hero"]) == (3, 2)
         app.state.queues.give_up()
         assert {answer.status_code for answer in await asyncio.gather(*pending)} == {503}
