@@ -12,6 +12,7 @@ _PATIENCE = 0.05  # seconds
 _SLOW = 0.5  # seconds that a client may take to send what was begun
 _SHARE = 8  # the order changes when more than one client gives up for so many that begin
 _FEW = 64  # requests that are under way then
+_STALLED = 1.0  # seconds: a timer that is so late means that the process stood still
 
 
 class Admitted(Protocol):
@@ -70,7 +71,7 @@ class AdmissionLimiter:
             return True
         self._waiting[connection] = now
         if self._timer is None:
-            self._timer = self._loop.call_later(_PATIENCE, self._pass_over)
+            self._start_timer()
         return False
 
     def release(self, connection: Admitted) -> None:
@@ -115,12 +116,21 @@ class AdmissionLimiter:
         self._admitted[connection] = self._loop.time()
         connection.begin(arrived)
 
-    def _pass_over(self) -> None:
+    def _start_timer(self) -> None:
+        due = self._loop.time() + _PATIENCE
+        self._timer = self._loop.call_at(due, self._pass_over, due)
+
+    def _pass_over(self, due: float) -> None:
         """Make room where requests take too long, and admit those whose time is over."""
+        self._timer = None
         self._is_hasty = self._given_up * _SHARE > self._begun + self._limit
         self._given_up //= 2
         self._begun //= 2
         now = self._loop.time()
+        if now - due > _STALLED:
+            # Nobody could have been admitted meanwhile.
+            for connection in self._waiting:
+                self._waiting[connection] += now - due
         for connection, since in [*self._admitted.items()]:
             patience = min(_SLOW, self._patience) if connection.is_receiving else self._patience
             if since <= now - patience:
@@ -129,7 +139,6 @@ class AdmissionLimiter:
         while self._waiting and next(iter(self._waiting.values())) <= now - self._timeout:
             self._begin(*self._waiting.popitem(last=False))
         if self._waiting:
-            self._timer = self._loop.call_later(_PATIENCE, self._pass_over)
+            self._start_timer()
         else:
-            self._timer = None
             self._is_hasty = False
