@@ -1,5 +1,6 @@
 """The application."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from hero_api import routes
 from hero_api.answers import EVERYWHERE, HEADERS, UNAUTHORIZED
 from hero_api.batching import BatchQueues
 from hero_api.database.sessions import open_database
+from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.lines import MEDIA_TYPE
 from hero_api.models import Invalid, Problem
@@ -93,6 +95,10 @@ def create_app(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise StartError("The service runs on asyncio alone, and not on trio") from None
     settings: Settings = app.state.settings
     queues = BatchQueues(timeout=settings.request_timeout, readers=settings.read_connections)
     tables = [storage.table for storage in app.state.storages]

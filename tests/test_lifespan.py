@@ -1,8 +1,10 @@
-"""What is said where the application's lifespan does not run."""
+"""What is said where the application's lifespan does not run, or not on asyncio."""
 
 import httpx
 import pytest
 from fastapi import FastAPI
+
+from hero_api.errors import StartError
 
 PATHS = ["/heroes/", "/heroes/1", "/readyz", "/metrics"]
 pytestmark = pytest.mark.sqlite
@@ -25,3 +27,9 @@ async def test_the_answer_and_the_log_say_that_the_lifespan_is_not_running(
     assert_says_how_to_run_it(answer.json()["detail"])
     [record] = [each for each in caplog.records if each.name == "hero_api"]
     assert_says_how_to_run_it(record.getMessage())
+
+
+def test_a_service_that_is_not_on_asyncio_says_that_it_must_be(app: FastAPI) -> None:
+    entering = app.router.lifespan_context(app).__aenter__()
+    with pytest.raises(StartError, match="runs on asyncio alone"):
+        entering.send(None)  # as another library's loop would
