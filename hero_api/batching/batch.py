@@ -123,7 +123,7 @@ class Batch:
         self, calls: Sequence[AnyCall], *, in_parts: bool = False, tries: int = _TRIES
     ) -> None:
         """Serve calls in one transaction; where that fails, see what can be done."""
-        calls = _waited_for(calls)
+        calls = waited_for(calls)
         if not calls:
             return
         session = self.session
@@ -134,7 +134,7 @@ class Batch:
                 # It may take longer than some wait, who are told then that nothing was changed.
                 await connect(session)
                 self.may_have_written = True
-                calls = _waited_for(calls)
+                calls = waited_for(calls)
             run = self._run_parts if in_parts else self._run
             outcomes = await run(calls)
             is_committing = self._writes
@@ -348,7 +348,8 @@ def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
     return found
 
 
-def _waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
+def waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
+    """Return the calls that are not answered, and whose callers have not gone."""
     return [call for call in calls if not call.answer.done()]
 
 

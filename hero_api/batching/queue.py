@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
+from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S, waited_for
 from hero_api.database.postgresql.engine import LOCKED_ROWS
 from hero_api.database.sessions import Database
 from hero_api.database.verdicts import describe
@@ -169,7 +169,7 @@ class BatchQueue:
         tasks = [*self._row_tasks, *([self._task] if self._task else [])]
         if tasks:
             # A batch that nobody waits for still has a connection to give back.
-            is_waited_for = any(self._unanswered())
+            is_waited_for = bool(self._unanswered())
             await asyncio.wait(tasks, timeout=self._timeout if is_waited_for else _GRACE)
             # One that stands still is left alone: to cancel it would wait for its connection.
         if self._timer is not None:
@@ -230,10 +230,14 @@ class BatchQueue:
 
     async def _serve_row(self, row: object) -> None:
         """Serve those who wait for a row, and those who have come for it meanwhile."""
-        async with self._locked_rows:
-            while calls := [call for call in self._rows[row] if not call.answer.done()]:
-                await self._serve(self._batch(calls, waits=True))
-            del self._rows[row]
+        try:
+            async with self._locked_rows:
+                while calls := waited_for(self._rows[row]):
+                    await self._serve(self._batch(calls, waits=True))
+        finally:
+            # Where it was cancelled some still wait, and nobody else serves them.
+            for call in self._rows.pop(row):
+                call.answer.cancel()
 
     def _next_calls(self, waiting: deque[AnyCall], limit: int) -> Sequence[AnyCall]:
         calls: list[AnyCall] = []
@@ -264,11 +268,9 @@ class BatchQueue:
             what = describe(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             logger.error("%s: %d failed: %s: %s", self.name, size, what, told)
 
-    def _unanswered(self) -> Iterator[AnyCall]:
+    def _unanswered(self) -> list[AnyCall]:
         begun = (batch.calls for batch in self._begun)
-        for call in chain(*begun, *self._rows.values(), self._waiting, self._urgent):
-            if not call.answer.done():
-                yield call
+        return waited_for(chain(*begun, *self._rows.values(), self._waiting, self._urgent))
 
     def _expire(self, due: float) -> None:
         """Answer who is late, and set the timer for who comes next."""

@@ -589,6 +589,36 @@ async def test_a_row_that_somebody_else_has_locked_is_waited_for_by_its_own_call
     assert await asyncio.wait_for(waits, SOON) == 1
 
 
+async def test_a_locked_row_whose_wait_was_cancelled_is_waited_for_again(
+    queues: BatchQueues,
+) -> None:
+    waits: list[asyncio.Task[Any] | None] = []
+    is_waiting = asyncio.Event()
+
+    async def locks(_session: Session, _items: Sequence[int], *, wait: bool) -> None:
+        if wait and not waits:
+            waits.append(asyncio.current_task())
+            is_waiting.set()
+            await asyncio.Event().wait()
+
+    async def function(session: Session, items: Sequence[int]) -> Sequence[int | ServiceError]:
+        is_locked = "limit_lock_waits" not in session.log  # as it is in a batch that waits
+        return [RowLockedError() if is_locked else item for item in items]
+
+    write = QueueSpec("write", writes=True)
+    call = batched(function, write, name="update", touches=int, locks=locks)
+    [first] = await start(call, Session(queues), 1)
+    await asyncio.wait_for(is_waiting.wait(), SOON)
+    [second] = await start(call, Session(queues), 1)
+    await asyncio.sleep(0.01)  # it has met the lock too
+    assert waits[0]
+    waits[0].cancel()
+    ended = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), SOON)
+    assert [type(each) for each in ended] == [asyncio.CancelledError] * 2
+    [third] = await start(call, Session(queues), 1)
+    assert await asyncio.wait_for(third, SOON / 2) == 1
+
+
 async def test_a_batch_that_meets_another_is_tried_again(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
