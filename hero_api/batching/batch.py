@@ -31,7 +31,7 @@ R = TypeVar("R")
 BatchFunction = Callable[[S, Sequence[Item]], Awaitable[Sequence[R | ServiceError]]]
 Locks = Callable[..., Awaitable[None]]  # of a session and items of any kind, and whether to `wait`
 
-_TRIES = 16  # of a transaction that others get in the way of
+_TRIES = 16  # of a batch whose transactions others get in the way of
 _PAUSE = 0.02  # seconds at most between two of them
 
 
@@ -105,7 +105,8 @@ class Batch:
         self._commits = commits
         self._is_followed = is_followed
         self._running: BatchSpec[Any, Any, Any] | None = None
-        self._fails_at_commit = False
+        self._failed_at_commit = False
+        self._tries = _TRIES
 
     async def serve(self) -> None:
         """Serve every call that is still waited for."""
@@ -119,9 +120,7 @@ class Batch:
             with suppress(Exception):
                 await give_up(self.session)
 
-    async def _transact(
-        self, calls: Sequence[AnyCall], *, in_parts: bool = False, tries: int = _TRIES
-    ) -> None:
+    async def _transact(self, calls: Sequence[AnyCall], *, in_parts: bool = False) -> None:
         """Serve calls in one transaction; where that fails, see what can be done."""
         calls = waited_for(calls)
         if not calls:
@@ -153,24 +152,17 @@ class Batch:
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
             await give_up(session)
+            self._failed_at_commit = is_committing
             if is_committing and not judge(error).is_undone:
                 self._tell(calls, error, OutcomeUnknownError)
             else:
-                await self._recover(
-                    calls, error, may_divide=not in_parts, at_commit=is_committing, tries=tries
-                )
+                await self._recover(calls, error, may_divide=not in_parts)
             return
         for call, result in outcomes:
             self._answer(call, result)
 
     async def _recover(
-        self,
-        calls: Sequence[AnyCall],
-        error: Exception,
-        *,
-        may_divide: bool,
-        at_commit: bool,
-        tries: int,
+        self, calls: Sequence[AnyCall], error: Exception, *, may_divide: bool
     ) -> None:
         """Serve again calls of which nothing was stored, but for those whom the error concerns."""
         verdict = judge(error)
@@ -183,43 +175,33 @@ class Batch:
             # Where there is no room for creates, there still is for the deletes that make some.
             if isinstance(verdict.told, NoRoomError) and len(found) > 1:
                 for stage in found:
-                    await self._transact(stage, tries=tries)
+                    await self._transact(stage)
             else:
                 self._tell(calls, error, lambda: judge(error).told)
-        elif verdict.concerns is Concerns.MOMENT and tries > 1:
+        elif verdict.concerns is Concerns.MOMENT and self._tries > 1:
+            self._tries -= 1
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311
-            await self._transact(calls, tries=tries - 1)
+            await self._transact(calls)
         elif verdict.concerns is not Concerns.ITEM and self._running is not None and may_divide:
-            await self._find_fault(self._running, calls, error, tries)
+            await self._find_fault(self._running, calls, error)
         else:
-            in_parts = may_divide and (not at_commit or self.session.can_check)
-            await self._divide(calls, error, in_parts=in_parts, at_commit=at_commit, tries=tries)
+            in_parts = may_divide and (not self._failed_at_commit or self.session.can_check)
+            await self._divide(calls, error, in_parts=in_parts)
 
     async def _divide(
-        self,
-        calls: Sequence[AnyCall],
-        error: Exception,
-        *,
-        in_parts: bool = True,
-        at_commit: bool = False,
-        tries: int,
+        self, calls: Sequence[AnyCall], error: Exception, *, in_parts: bool = True
     ) -> None:
         """Find the call that spoils the others, in one transaction (`in_parts`) or in several."""
         if len(calls) == 1:
             self._answer(calls[0], self._refusal(calls[0], error))
         elif self._writes and in_parts:
-            self._fails_at_commit = at_commit
-            await self._transact(calls, in_parts=True, tries=tries)
+            await self._transact(calls, in_parts=True)
         else:
             for half in _halves(calls):
-                await self._transact(half, tries=tries)
+                await self._transact(half)
 
     async def _find_fault(
-        self,
-        spec: BatchSpec[Any, Any, Any],
-        calls: Sequence[AnyCall],
-        error: Exception,
-        tries: int,
+        self, spec: BatchSpec[Any, Any, Any], calls: Sequence[AnyCall], error: Exception
     ) -> None:
         """Tell a statement that cannot be run at all from one that an item makes fail."""
         session = self.session
@@ -235,10 +217,10 @@ class Batch:
             told = [call for call in calls if call.spec is spec or not is_fault]
             rest = [call for call in calls if call.spec is not spec and is_fault]
             self._tell(told, found, lambda: blame_statement(spec.name, found))
-            await self._transact(rest, tries=tries)
+            await self._transact(rest)
             return
         await give_up(session)
-        await self._divide(calls, error, tries=tries)
+        await self._divide(calls, error)
 
     async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
         """Call each batch function once, or as often as the order of what touches a row wants."""
@@ -270,7 +252,7 @@ class Batch:
             await session.begin_part()
             try:
                 found = await self._run(part)
-                if self._fails_at_commit:
+                if self._failed_at_commit:
                     await session.check()
                 await session.end_part()
             except Exception as error:

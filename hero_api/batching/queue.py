@@ -127,7 +127,6 @@ class BatchQueue:
         self._rows: dict[object, list[AnyCall]] = {}  # rows that are waited for, and by whom
         self._row_tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0  # when it is
 
     @property
     def waiting(self) -> int:
@@ -150,7 +149,7 @@ class BatchQueue:
         if self._task is None or self._task.done():  # cancelled, with its batch
             # Without the context of whoever came first: it serves all.
             self._task = loop.create_task(self._run(), context=Context())
-        if self._timer is None or deadline < self._due:
+        if self._timer is None or deadline < self._timer.when():
             self._set_timer(deadline)
         return answer
 
@@ -288,5 +287,4 @@ class BatchQueue:
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._expire, due)
