@@ -13,9 +13,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    func,
     inspect,
-    select,
     text,
 )
 from sqlalchemy.exc import SAWarning
@@ -23,14 +21,12 @@ from sqlalchemy.types import LargeBinary, NullType
 
 from hero_api.database.columns import Kind, kind_of, kind_of_type
 from hero_api.database.keys import make_keys
-from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.errors import StartError
 
 # SQLite finds a table whatever the case of its name, but keeps it as it was written.
 _SQLITE_NAME = text(
     "SELECT name FROM sqlite_master WHERE name = :name COLLATE NOCASE AND type IN ('table', 'view')"
 )
-_SQLITE_SEQUENCE = text("SELECT max(seq) FROM sqlite_sequence WHERE name = :name")
 
 logger = logging.getLogger("hero_api")
 
@@ -65,36 +61,20 @@ def has_table(connection: Connection, table: Table) -> bool:
         raise StartError(f"its table {table.name} needs values for {names}, which nobody gives")
     if is_sqlite:
         _check_rowid(connection, table)
-        check_last_id(table, _last_id(connection, table))
     for column in table.columns:
         found = columns[column.name]["type"]
         if not is_sqlite and _is_of_another_kind(column, found):
             raise StartError(f"its table {table.name} has a column {column.name} of type {found}")
-        if column.nullable and not column.primary_key and not columns[column.name]["nullable"]:
+        holds_null = column.primary_key or columns[column.name]["nullable"] or not column.nullable
+        if not (holds_null and (_sqlite_keeps if is_sqlite else _postgresql_holds)(column, found)):
             logger.warning(
-                "The column %s of the table %s is NOT NULL: rows without a value are refused",
-                column.name,
-                table.name,
-            )
-        if not (_sqlite_keeps if is_sqlite else _postgresql_holds)(column, found):
-            logger.warning(
-                "The column %s of the table %s is %s, which cannot hold all that the API takes",
+                "The column %s of the table %s is %s%s, which cannot hold all that the API takes",
                 column.name,
                 table.name,
                 _declared(connection, column) if is_sqlite else found,
+                "" if holds_null else " NOT NULL",
             )
     return True
-
-
-def check_last_id(table: Table, last: int | None) -> None:
-    """Warn of new ids that not every client can tell apart."""
-    if last is not None and last > MAX_CHOSEN_ID:
-        logger.warning(
-            "The ids of the table %s go on from %d: beyond 2**53 clients in JavaScript take one "
-            "for another",
-            table.name,
-            last,
-        )
 
 
 def columns_of(connection: Connection, table: Table) -> Sequence[Any]:
@@ -136,14 +116,6 @@ def _check_rowid(connection: Connection, table: Table) -> None:
             f"its {table.name} is no table whose id is INTEGER PRIMARY KEY, for which alone SQLite "
             "draws ids; make such a table, and copy the rows into it"
         )
-
-
-def _last_id(connection: Connection, table: Table) -> int:
-    """Return the id after which SQLite draws new ones."""
-    largest = connection.scalar(select(func.max(table.c.id))) or 0
-    if not inspect(connection).has_table("sqlite_sequence"):
-        return largest
-    return max(largest, connection.scalar(_SQLITE_SEQUENCE, {"name": table.name}) or 0)
 
 
 def _quoted(connection: Connection, table: Table) -> str:

@@ -16,7 +16,7 @@ from hero_api.database.keys import has_keys
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK, PATIENCE
 from hero_api.database.postgresql.watchdog import ConnectionWatchdog
-from hero_api.database.schema import check_last_id, has_table, make_missing
+from hero_api.database.schema import has_table, make_missing
 from hero_api.database.urls import reason, shown
 from hero_api.database.verdicts import describe
 from hero_api.errors import StartError
@@ -229,8 +229,6 @@ def _check_id(connection: Connection, table: Table) -> None:
     is_behind = found.may_look and connection.scalar(
         select(last >= func.coalesce(drawn + 1, 1)).where(chosen)
     )
-    if found.may_look:
-        check_last_id(table, connection.scalar(select(drawn)))
     if not found.may_set:
         logger.warning(
             "This role may not set the sequence %s%s: ids that clients choose are refused. "
