@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -223,14 +224,12 @@ class Batch:
         await self._divide(calls, error)
 
     async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
-        """Call each batch function once, or as often as the order of what touches a row wants."""
-        found = stages(calls)
-        if len(found) > 1 or self._waits:
-            await self._lock(calls)
+        """Call each batch function once, or as often as items touch the same row."""
+        await self._lock(calls)
         if self._waits:
             await self.session.limit_lock_waits()  # the row is locked: nothing else is waited for
         outcomes: _Outcomes = []
-        for stage in found:
+        for stage in stages(calls):
             self._running = stage[0].spec
             results = await self._running.function(self.session, [call.item for call in stage])
             outcomes += zip(stage, results, strict=True)
@@ -241,8 +240,7 @@ class Batch:
         """Run calls of which some fail: halves of them, each behind a savepoint."""
         session = self.session
         await session.limit_lock_waits()
-        if len(stages(calls)) > 1:
-            await self._lock(calls)
+        await self._lock(calls)
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
         refused: _Outcomes = []
@@ -276,6 +274,9 @@ class Batch:
         return outcomes + refused
 
     async def _lock(self, calls: Sequence[AnyCall]) -> None:
+        """Take the locks of several kinds of calls in one order; one kind has an order itself."""
+        if not self._waits and len({call.spec for call in calls}) == 1:
+            return
         items: defaultdict[Locks, list[Any]] = defaultdict(list)
         for call in calls:
             if call.spec.locks:
@@ -314,19 +315,20 @@ class Batch:
 
 
 def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
-    """Group calls by their functions; those that touch one row keep the order of their arrival."""
+    """Group calls by their functions; those that touch one row follow each other as they came."""
     found: list[list[AnyCall]] = []
-    # The stage in which a function was last called, or a row last touched.
-    latest: dict[object, int] = {}
+    of_kind: defaultdict[BatchSpec[Any, Any, Any], list[int]] = defaultdict(list)
+    latest: dict[object, int] = {}  # the stage in which a row was last touched
     for call in calls:
         touched = call.touched
-        stage = latest.get(call.spec, -1)
-        if stage < 0 or (touched is not None and stage < latest.get(touched, -1)):
-            stage = latest[call.spec] = len(found)
+        places = of_kind[call.spec]
+        following = bisect_right(places, latest[touched]) if touched in latest else 0
+        if following == len(places):
+            places.append(len(found))
             found.append([])
-        found[stage].append(call)
+        found[places[following]].append(call)
         if touched is not None:
-            latest[touched] = stage
+            latest[touched] = places[following]
     return found
 
 

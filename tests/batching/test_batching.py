@@ -481,6 +481,19 @@ async def test_calls_that_touch_one_row_are_served_in_the_order_of_their_arrival
     ]
 
 
+async def test_a_batch_function_never_gets_two_items_that_touch_one_row(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    queue = QueueSpec("write", writes=True)
+    touching = batched(batches, queue, name="touching", touches=int)
+    first = await hold(touching, Session(queues), batches)
+    tasks = await start(touching, Session(queues), 1, 1, 2, 1, 2, 3)
+    behind = await start(touching, Session(queues), 4, 5, 6, 7, 8)
+    batches.gate.set()
+    await asyncio.gather(first, *tasks, *behind)
+    assert batches.items[1:4] == [[1, 2, 3], [1, 2], [1]]
+
+
 async def test_the_next_batch_is_of_all_urgent_calls_alone(
     queues: BatchQueues, batches: Batches
 ) -> None:
