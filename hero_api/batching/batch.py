@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.database.sessions import Database, connect
+from hero_api.database.sessions import Database, check_constraints, connect
 from hero_api.database.verdicts import Concerns, blame_statement, describe, is_hearsay, judge
 from hero_api.errors import (
     NoRoomError,
@@ -251,7 +251,7 @@ class Batch:
             try:
                 found = await self._run(part)
                 if self._failed_at_commit:
-                    await session.check()
+                    await check_constraints(session)
                 await session.end_part()
             except Exception as error:
                 verdict = judge(error)

@@ -82,13 +82,9 @@ class ReadWriteSession(ReadOnlySession):
         """Wait only briefly for locks, until the transaction ends."""
         await _fetch_if_any(self, "limit_lock_waits")
 
-    async def check(self) -> None:
-        """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
-        await check_constraints(self)
-
     @property
     def can_check(self) -> bool:
-        """Whether `check` finds what COMMIT would refuse."""
+        """Whether `check_constraints` finds what COMMIT would refuse."""
         return "check" in _module(self).STATEMENTS
 
     async def probe(self) -> ServiceError | None:

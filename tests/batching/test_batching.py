@@ -79,9 +79,6 @@ class Session(ReadWriteSession):
     async def limit_lock_waits(self) -> None:
         self.log.append("limit_lock_waits")
 
-    async def check(self) -> None:
-        pass
-
     @property
     def can_check(self) -> bool:
         return False
