@@ -40,10 +40,8 @@ _START = 30.0  # seconds that the preparations have: they are many statements, a
 _MARGIN = 0.5  # seconds that the server has to end a statement itself when its time is over
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
 _OLD_PLAN = "0A000"  # and that of a prepared statement whose table was altered
-STATEMENTS = {  # see `ReadWriteSession`
-    "limit_lock_waits": f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'",
-    "check": "SET CONSTRAINTS ALL IMMEDIATE",
-}
+LIMIT_LOCK_WAITS = f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'"
+CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
 _ID = text("""
     SELECT attidentity = 'a' AS is_always, pg_get_serial_sequence(:table, 'id') AS sequence,

@@ -32,7 +32,7 @@ from hero_api.database.urls import reason
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.settings import Settings
 
-STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
+LIMIT_LOCK_WAITS = CHECK_CONSTRAINTS = ""  # SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
 _MOMENT = 1.0  # seconds, enough for a process that only looks into the file to close it
 _LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
