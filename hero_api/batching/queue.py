@@ -257,10 +257,9 @@ class BatchQueue:
 
     def _report(self, error: Exception, told: Exception, size: int) -> None:
         """Log an error and what was told, each kind at most once a second: many may meet it."""
-        if isinstance(told, LinesRefusedError):
-            return  # the client is told all of it
-        if not isinstance(told, ServiceError) or isinstance(told, FaultError):
-            return  # it is answered 500, and logged with the id of its request
+        if isinstance(told, LinesRefusedError | FaultError) or not isinstance(told, ServiceError):
+            # The client is told all of it; or it is a 500, and logged with the id of its request.
+            return
         now = asyncio.get_running_loop().time()
         if now >= self._silent_until[type(told)]:
             self._silent_until[type(told)] = now + 1
