@@ -172,11 +172,13 @@ class Batch:
         elif verdict.concerns is Concerns.EVERYBODY and (
             self._running is None or not is_hearsay(error)
         ):
-            found = stages(calls)
+            kinds: defaultdict[object, list[AnyCall]] = defaultdict(list)
+            for call in calls:
+                kinds[call.spec].append(call)
             # Where there is no room for creates, there still is for the deletes that make some.
-            if isinstance(verdict.told, NoRoomError) and len(found) > 1:
-                for stage in found:
-                    await self._transact(stage)
+            if isinstance(verdict.told, NoRoomError) and len(kinds) > 1:
+                for kind in kinds.values():
+                    await self._transact(kind)
             else:
                 self._tell(calls, error, lambda: judge(error).told)
         elif verdict.concerns is Concerns.MOMENT and self._tries > 1:

@@ -561,6 +561,23 @@ async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
     assert create.items == [[0], [1, 2], [1, 2]], "nobody looks for room for one of them"
 
 
+async def test_calls_of_one_kind_are_refused_together_where_there_is_no_room(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    queue = QueueSpec("write", writes=True)
+    touching = batched(batches, queue, name="touching", touches=int)
+    first = await hold(touching, Session(queues), batches)
+    tasks = await start(touching, Session(queues), 1, 1, 2)
+    behind = await start(touching, Session(queues), 3, 4)
+    batches.failures = {1: database_error(code=sqlite3.SQLITE_FULL)}
+    batches.gate.set()
+    await asyncio.gather(first, *behind)
+    for task in tasks:
+        with pytest.raises(NoRoomError):
+            await task
+    assert batches.items == [[0], [1, 2], [3, 4]]
+
+
 async def test_who_waited_longest_for_a_connection_reads_next(batches: Batches) -> None:
     queues = BatchQueues(timeout=SOON, readers=1)
     one, other = (batched(batches, QueueSpec(name), name=name) for name in ("one", "other"))
