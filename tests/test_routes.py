@@ -8,9 +8,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from hero_api.app import create_app
 from hero_api.settings import Settings
-from hero_api.testing import running
 
 from .clusters import insert
 
@@ -139,19 +137,6 @@ async def test_a_deleted_heros_id_is_never_given_to_another_by_itself(
 async def test_new_ids_go_on_after_the_largest_that_was_chosen(client: httpx.AsyncClient) -> None:
     await create(client, id=2**52)
     assert (await create(client))["id"] == 2**52 + 1
-
-
-async def test_a_start_warns_of_ids_that_go_on_beyond_those_of_javascript(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with running(create_app(settings)) as client:
-        await create(client, id=2**52)
-    async with running(create_app(settings)) as client:
-        assert caplog.messages == []
-        await create(client)
-    async with running(create_app(settings)):
-        [message] = caplog.messages
-    assert str(2**52 + 1) in message
 
 
 NOT_DIGITS = [

@@ -38,11 +38,11 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
 
     `function` returns a result, or the error to raise, for each item, in order; with no items it
     still asks the database. Functions that share a queue share its transactions: each is called
-    once for a batch, or more often where items that touch the same row (`touches` says which, None
-    for none) came in another order. `locks` takes the locks of a batch of several functions, all of
-    them in one order; rows that somebody else has locked are left out, unless it is to `wait`.
-    `name` is for the log. Urgent calls have the next batch for themselves, in turns with the
-    others; one that `is_alone` has a batch of its own.
+    once for a batch, or more often where several items touch the same row (`touches` says which,
+    None for none), so that each call has one of these. `locks` takes the locks of a batch of
+    several functions, all of them in one order; rows that somebody else has locked are left out,
+    unless it is to `wait`. `name` is for the log. Urgent calls have the next batch for themselves,
+    in turns with the others; one that `is_alone` has a batch of its own.
 
     The call is served by the `BatchQueues` of its session. On another session, such as one that a
     test puts in, or that its user has begun a transaction on, it is served alone, after the calls

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.database.sessions import Database, connect
+from hero_api.database.sessions import Database, check_constraints, connect
 from hero_api.database.verdicts import Concerns, blame_statement, describe, is_hearsay, judge
 from hero_api.errors import (
     NoRoomError,
@@ -31,7 +32,7 @@ R = TypeVar("R")
 BatchFunction = Callable[[S, Sequence[Item]], Awaitable[Sequence[R | ServiceError]]]
 Locks = Callable[..., Awaitable[None]]  # of a session and items of any kind, and whether to `wait`
 
-_TRIES = 16  # of a transaction that others get in the way of
+_TRIES = 16  # of a batch whose transactions others get in the way of
 _PAUSE = 0.02  # seconds at most between two of them
 
 
@@ -105,7 +106,8 @@ class Batch:
         self._commits = commits
         self._is_followed = is_followed
         self._running: BatchSpec[Any, Any, Any] | None = None
-        self._fails_at_commit = False
+        self._failed_at_commit = False
+        self._tries = _TRIES
 
     async def serve(self) -> None:
         """Serve every call that is still waited for."""
@@ -119,11 +121,9 @@ class Batch:
             with suppress(Exception):
                 await give_up(self.session)
 
-    async def _transact(
-        self, calls: Sequence[AnyCall], *, in_parts: bool = False, tries: int = _TRIES
-    ) -> None:
+    async def _transact(self, calls: Sequence[AnyCall], *, in_parts: bool = False) -> None:
         """Serve calls in one transaction; where that fails, see what can be done."""
-        calls = _waited_for(calls)
+        calls = waited_for(calls)
         if not calls:
             return
         session = self.session
@@ -134,7 +134,7 @@ class Batch:
                 # It may take longer than some wait, who are told then that nothing was changed.
                 await connect(session)
                 self.may_have_written = True
-                calls = _waited_for(calls)
+                calls = waited_for(calls)
             run = self._run_parts if in_parts else self._run
             outcomes = await run(calls)
             is_committing = self._writes
@@ -153,24 +153,17 @@ class Batch:
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
             await give_up(session)
+            self._failed_at_commit = is_committing
             if is_committing and not judge(error).is_undone:
                 self._tell(calls, error, OutcomeUnknownError)
             else:
-                await self._recover(
-                    calls, error, may_divide=not in_parts, at_commit=is_committing, tries=tries
-                )
+                await self._recover(calls, error, may_divide=not in_parts)
             return
         for call, result in outcomes:
             self._answer(call, result)
 
     async def _recover(
-        self,
-        calls: Sequence[AnyCall],
-        error: Exception,
-        *,
-        may_divide: bool,
-        at_commit: bool,
-        tries: int,
+        self, calls: Sequence[AnyCall], error: Exception, *, may_divide: bool
     ) -> None:
         """Serve again calls of which nothing was stored, but for those whom the error concerns."""
         verdict = judge(error)
@@ -179,47 +172,39 @@ class Batch:
         elif verdict.concerns is Concerns.EVERYBODY and (
             self._running is None or not is_hearsay(error)
         ):
-            found = stages(calls)
+            kinds: defaultdict[object, list[AnyCall]] = defaultdict(list)
+            for call in calls:
+                kinds[call.spec].append(call)
             # Where there is no room for creates, there still is for the deletes that make some.
-            if isinstance(verdict.told, NoRoomError) and len(found) > 1:
-                for stage in found:
-                    await self._transact(stage, tries=tries)
+            if isinstance(verdict.told, NoRoomError) and len(kinds) > 1:
+                for kind in kinds.values():
+                    await self._transact(kind)
             else:
                 self._tell(calls, error, lambda: judge(error).told)
-        elif verdict.concerns is Concerns.MOMENT and tries > 1:
+        elif verdict.concerns is Concerns.MOMENT and self._tries > 1:
+            self._tries -= 1
             await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311
-            await self._transact(calls, tries=tries - 1)
+            await self._transact(calls)
         elif verdict.concerns is not Concerns.ITEM and self._running is not None and may_divide:
-            await self._find_fault(self._running, calls, error, tries)
+            await self._find_fault(self._running, calls, error)
         else:
-            in_parts = may_divide and (not at_commit or self.session.can_check)
-            await self._divide(calls, error, in_parts=in_parts, at_commit=at_commit, tries=tries)
+            in_parts = may_divide and (not self._failed_at_commit or self.session.can_check)
+            await self._divide(calls, error, in_parts=in_parts)
 
     async def _divide(
-        self,
-        calls: Sequence[AnyCall],
-        error: Exception,
-        *,
-        in_parts: bool = True,
-        at_commit: bool = False,
-        tries: int,
+        self, calls: Sequence[AnyCall], error: Exception, *, in_parts: bool = True
     ) -> None:
         """Find the call that spoils the others, in one transaction (`in_parts`) or in several."""
         if len(calls) == 1:
             self._answer(calls[0], self._refusal(calls[0], error))
         elif self._writes and in_parts:
-            self._fails_at_commit = at_commit
-            await self._transact(calls, in_parts=True, tries=tries)
+            await self._transact(calls, in_parts=True)
         else:
             for half in _halves(calls):
-                await self._transact(half, tries=tries)
+                await self._transact(half)
 
     async def _find_fault(
-        self,
-        spec: BatchSpec[Any, Any, Any],
-        calls: Sequence[AnyCall],
-        error: Exception,
-        tries: int,
+        self, spec: BatchSpec[Any, Any, Any], calls: Sequence[AnyCall], error: Exception
     ) -> None:
         """Tell a statement that cannot be run at all from one that an item makes fail."""
         session = self.session
@@ -235,20 +220,18 @@ class Batch:
             told = [call for call in calls if call.spec is spec or not is_fault]
             rest = [call for call in calls if call.spec is not spec and is_fault]
             self._tell(told, found, lambda: blame_statement(spec.name, found))
-            await self._transact(rest, tries=tries)
+            await self._transact(rest)
             return
         await give_up(session)
-        await self._divide(calls, error, tries=tries)
+        await self._divide(calls, error)
 
     async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
-        """Call each batch function once, or as often as the order of what touches a row wants."""
-        found = stages(calls)
-        if len(found) > 1 or self._waits:
-            await self._lock(calls)
+        """Call each batch function once, or as often as items touch the same row."""
+        await self._lock(calls)
         if self._waits:
             await self.session.limit_lock_waits()  # the row is locked: nothing else is waited for
         outcomes: _Outcomes = []
-        for stage in found:
+        for stage in stages(calls):
             self._running = stage[0].spec
             results = await self._running.function(self.session, [call.item for call in stage])
             outcomes += zip(stage, results, strict=True)
@@ -259,8 +242,7 @@ class Batch:
         """Run calls of which some fail: halves of them, each behind a savepoint."""
         session = self.session
         await session.limit_lock_waits()
-        if len(stages(calls)) > 1:
-            await self._lock(calls)
+        await self._lock(calls)
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
         refused: _Outcomes = []
@@ -270,8 +252,8 @@ class Batch:
             await session.begin_part()
             try:
                 found = await self._run(part)
-                if self._fails_at_commit:
-                    await session.check()
+                if self._failed_at_commit:
+                    await check_constraints(session)
                 await session.end_part()
             except Exception as error:
                 verdict = judge(error)
@@ -294,6 +276,9 @@ class Batch:
         return outcomes + refused
 
     async def _lock(self, calls: Sequence[AnyCall]) -> None:
+        """Take the locks of several kinds of calls in one order; one kind has an order itself."""
+        if not self._waits and len({call.spec for call in calls}) == 1:
+            return
         items: defaultdict[Locks, list[Any]] = defaultdict(list)
         for call in calls:
             if call.spec.locks:
@@ -332,23 +317,25 @@ class Batch:
 
 
 def stages(calls: Iterable[AnyCall]) -> list[list[AnyCall]]:
-    """Group calls by their functions; those that touch one row keep the order of their arrival."""
+    """Group calls by their functions; those that touch one row follow each other as they came."""
     found: list[list[AnyCall]] = []
-    # The stage in which a function was last called, or a row last touched.
-    latest: dict[object, int] = {}
+    of_kind: defaultdict[BatchSpec[Any, Any, Any], list[int]] = defaultdict(list)
+    latest: dict[object, int] = {}  # the stage in which a row was last touched
     for call in calls:
         touched = call.touched
-        stage = latest.get(call.spec, -1)
-        if stage < 0 or (touched is not None and stage < latest.get(touched, -1)):
-            stage = latest[call.spec] = len(found)
+        places = of_kind[call.spec]
+        following = bisect_right(places, latest[touched]) if touched in latest else 0
+        if following == len(places):
+            places.append(len(found))
             found.append([])
-        found[stage].append(call)
+        found[places[following]].append(call)
         if touched is not None:
-            latest[touched] = stage
+            latest[touched] = places[following]
     return found
 
 
-def _waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
+def waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
+    """Return the calls that are not answered, and whose callers have not gone."""
     return [call for call in calls if not call.answer.done()]
 
 

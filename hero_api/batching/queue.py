@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S
+from hero_api.batching.batch import AnyCall, Batch, BatchSpec, Call, Item, R, S, waited_for
 from hero_api.database.postgresql.engine import LOCKED_ROWS
 from hero_api.database.sessions import Database
 from hero_api.database.verdicts import describe
@@ -127,7 +127,6 @@ class BatchQueue:
         self._rows: dict[object, list[AnyCall]] = {}  # rows that are waited for, and by whom
         self._row_tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0  # when it is
 
     @property
     def waiting(self) -> int:
@@ -150,7 +149,7 @@ class BatchQueue:
         if self._task is None or self._task.done():  # cancelled, with its batch
             # Without the context of whoever came first: it serves all.
             self._task = loop.create_task(self._run(), context=Context())
-        if self._timer is None or deadline < self._due:
+        if self._timer is None or deadline < self._timer.when():
             self._set_timer(deadline)
         return answer
 
@@ -169,7 +168,7 @@ class BatchQueue:
         tasks = [*self._row_tasks, *([self._task] if self._task else [])]
         if tasks:
             # A batch that nobody waits for still has a connection to give back.
-            is_waited_for = any(self._unanswered())
+            is_waited_for = bool(self._unanswered())
             await asyncio.wait(tasks, timeout=self._timeout if is_waited_for else _GRACE)
             # One that stands still is left alone: to cancel it would wait for its connection.
         if self._timer is not None:
@@ -230,10 +229,14 @@ class BatchQueue:
 
     async def _serve_row(self, row: object) -> None:
         """Serve those who wait for a row, and those who have come for it meanwhile."""
-        async with self._locked_rows:
-            while calls := [call for call in self._rows[row] if not call.answer.done()]:
-                await self._serve(self._batch(calls, waits=True))
-            del self._rows[row]
+        try:
+            async with self._locked_rows:
+                while calls := waited_for(self._rows[row]):
+                    await self._serve(self._batch(calls, waits=True))
+        finally:
+            # Where it was cancelled some still wait, and nobody else serves them.
+            for call in self._rows.pop(row):
+                call.answer.cancel()
 
     def _next_calls(self, waiting: deque[AnyCall], limit: int) -> Sequence[AnyCall]:
         calls: list[AnyCall] = []
@@ -254,21 +257,18 @@ class BatchQueue:
 
     def _report(self, error: Exception, told: Exception, size: int) -> None:
         """Log an error and what was told, each kind at most once a second: many may meet it."""
-        if isinstance(told, LinesRefusedError):
-            return  # the client is told all of it
-        if not isinstance(told, ServiceError) or isinstance(told, FaultError):
-            return  # it is answered 500, and logged with the id of its request
+        if isinstance(told, LinesRefusedError | FaultError) or not isinstance(told, ServiceError):
+            # The client is told all of it; or it is a 500, and logged with the id of its request.
+            return
         now = asyncio.get_running_loop().time()
         if now >= self._silent_until[type(told)]:
             self._silent_until[type(told)] = now + 1
             what = describe(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             logger.error("%s: %d failed: %s: %s", self.name, size, what, told)
 
-    def _unanswered(self) -> Iterator[AnyCall]:
+    def _unanswered(self) -> list[AnyCall]:
         begun = (batch.calls for batch in self._begun)
-        for call in chain(*begun, *self._rows.values(), self._waiting, self._urgent):
-            if not call.answer.done():
-                yield call
+        return waited_for(chain(*begun, *self._rows.values(), self._waiting, self._urgent))
 
     def _expire(self, due: float) -> None:
         """Answer who is late, and set the timer for who comes next."""
@@ -286,5 +286,4 @@ class BatchQueue:
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._expire, due)

@@ -13,9 +13,7 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    func,
     inspect,
-    select,
     text,
 )
 from sqlalchemy.exc import SAWarning
@@ -23,14 +21,20 @@ from sqlalchemy.types import LargeBinary, NullType
 
 from hero_api.database.columns import Kind, kind_of, kind_of_type
 from hero_api.database.keys import make_keys
-from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.errors import StartError
 
 # SQLite finds a table whatever the case of its name, but keeps it as it was written.
 _SQLITE_NAME = text(
     "SELECT name FROM sqlite_master WHERE name = :name COLLATE NOCASE AND type IN ('table', 'view')"
 )
-_SQLITE_SEQUENCE = text("SELECT max(seq) FROM sqlite_sequence WHERE name = :name")
+_SQLITE_TYPE = text("SELECT type FROM pragma_table_info(:table) WHERE name = :column")
+# SQLite gives rowids to new rows, and only INTEGER PRIMARY KEY is the rowid
+# (https://sqlite.org/lang_createtable.html#rowid): any other key has an index of its own.
+_IS_ROWID = text("""
+    SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :table)
+       AND (SELECT group_concat(name) FROM pragma_table_info(:table) WHERE pk > 0) = 'id'
+       AND NOT EXISTS (SELECT 1 FROM pragma_index_list(:table) WHERE origin = 'pk')
+""")
 
 logger = logging.getLogger("hero_api")
 
@@ -63,38 +67,26 @@ def has_table(connection: Connection, table: Table) -> bool:
     if needed:
         names = ", ".join(needed)
         raise StartError(f"its table {table.name} needs values for {names}, which nobody gives")
-    if is_sqlite:
-        _check_rowid(connection, table)
-        check_last_id(table, _last_id(connection, table))
+    if is_sqlite and not connection.scalar(_IS_ROWID, {"table": table.name}):
+        raise StartError(
+            f"its {table.name} is no table whose id is INTEGER PRIMARY KEY, for which alone SQLite "
+            "draws ids; make such a table, and copy the rows into it"
+        )
     for column in table.columns:
         found = columns[column.name]["type"]
         if not is_sqlite and _is_of_another_kind(column, found):
             raise StartError(f"its table {table.name} has a column {column.name} of type {found}")
-        if column.nullable and not column.primary_key and not columns[column.name]["nullable"]:
+        holds_null = column.primary_key or columns[column.name]["nullable"] or not column.nullable
+        if not (holds_null and (_sqlite_keeps if is_sqlite else _postgresql_holds)(column, found)):
+            its_names = {"table": table.name, "column": column.name}
             logger.warning(
-                "The column %s of the table %s is NOT NULL: rows without a value are refused",
+                "The column %s of the table %s is %s%s, which cannot hold all that the API takes",
                 column.name,
                 table.name,
-            )
-        if not (_sqlite_keeps if is_sqlite else _postgresql_holds)(column, found):
-            logger.warning(
-                "The column %s of the table %s is %s, which cannot hold all that the API takes",
-                column.name,
-                table.name,
-                _declared(connection, column) if is_sqlite else found,
+                connection.scalar(_SQLITE_TYPE, its_names) if is_sqlite else found,
+                "" if holds_null else " NOT NULL",
             )
     return True
-
-
-def check_last_id(table: Table, last: int | None) -> None:
-    """Warn of new ids that not every client can tell apart."""
-    if last is not None and last > MAX_CHOSEN_ID:
-        logger.warning(
-            "The ids of the table %s go on from %d: beyond 2**53 clients in JavaScript take one "
-            "for another",
-            table.name,
-            last,
-        )
 
 
 def columns_of(connection: Connection, table: Table) -> Sequence[Any]:
@@ -118,41 +110,6 @@ def make_missing(connection: Connection, tables: Sequence[Table]) -> None:
     for table in tables:
         table.create(connection, checkfirst=True)
     make_keys(connection)
-
-
-def _check_rowid(connection: Connection, table: Table) -> None:
-    """Refuse ids that are not the rowids of the table, which SQLite gives to new rows.
-
-    Only INTEGER PRIMARY KEY is (https://sqlite.org/lang_createtable.html#rowid): any other key,
-    such as BIGINT, has an index of its own.
-    """
-    inspector = inspect(connection)
-    indexes = connection.exec_driver_sql(f"PRAGMA index_list({_quoted(connection, table)})")
-    is_rowid = inspector.get_pk_constraint(table.name)["constrained_columns"] == ["id"] and not any(
-        index.origin == "pk" for index in indexes
-    )
-    if table.name not in inspector.get_table_names() or not is_rowid:
-        raise StartError(
-            f"its {table.name} is no table whose id is INTEGER PRIMARY KEY, for which alone SQLite "
-            "draws ids; make such a table, and copy the rows into it"
-        )
-
-
-def _last_id(connection: Connection, table: Table) -> int:
-    """Return the id after which SQLite draws new ones."""
-    largest = connection.scalar(select(func.max(table.c.id))) or 0
-    if not inspect(connection).has_table("sqlite_sequence"):
-        return largest
-    return max(largest, connection.scalar(_SQLITE_SEQUENCE, {"name": table.name}) or 0)
-
-
-def _quoted(connection: Connection, table: Table) -> str:
-    return connection.dialect.identifier_preparer.format_table(table)
-
-
-def _declared(connection: Connection, column: Column[Any]) -> str:
-    rows = connection.exec_driver_sql(f"PRAGMA table_info({_quoted(connection, column.table)})")
-    return next(str(row.type) for row in rows if row.name == column.name)
 
 
 def _sqlite_keeps(column: Column[Any], found: Any) -> bool:  # noqa: ANN401

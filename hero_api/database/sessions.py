@@ -80,16 +80,13 @@ class ReadWriteSession(ReadOnlySession):
 
     async def limit_lock_waits(self) -> None:
         """Wait only briefly for locks, until the transaction ends."""
-        await _fetch_if_any(self, "limit_lock_waits")
-
-    async def check(self) -> None:
-        """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
-        await check_constraints(self)
+        if statement := _module(self).LIMIT_LOCK_WAITS:
+            await fetch(self, statement, {})
 
     @property
     def can_check(self) -> bool:
-        """Whether `check` finds what COMMIT would refuse."""
-        return "check" in _module(self).STATEMENTS
+        """Whether `check_constraints` finds what COMMIT would refuse."""
+        return bool(_module(self).CHECK_CONSTRAINTS)
 
     async def probe(self) -> ServiceError | None:
         """Write without changing anything; return what a create without room would be told."""
@@ -182,12 +179,7 @@ async def fetch(
 
 async def check_constraints(session: AsyncSession) -> None:
     """Raise what COMMIT would say of deferred constraints, where the engine can tell."""
-    await _fetch_if_any(session, "check")
-
-
-async def _fetch_if_any(session: AsyncSession, name: str) -> None:
-    statement = _module(session).STATEMENTS.get(name)
-    if statement is not None:
+    if statement := _module(session).CHECK_CONSTRAINTS:
         await fetch(session, statement, {})
 
 

@@ -15,7 +15,7 @@ from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession, fetch
 from hero_api.database.statements import Filter
 from hero_api.errors import ServiceError
-from hero_api.storage.changes import Change, delete_rows, in_turns, update_rows
+from hero_api.storage.changes import Change, change_many, delete_rows, update_rows
 from hero_api.storage.keyed import Keyed, create_bulks_once, create_once
 from hero_api.storage.rendering import Listed
 from hero_api.storage.rows import Created, Rows
@@ -70,8 +70,8 @@ class Storage(Generic[Create, Update]):
         once = partial(create_once, rows, rows.create_many)
         chosen_once = partial(create_once, rows, rows.create_chosen)
         bulk_once = partial(create_bulks_once, rows)
-        update = partial(in_turns, rows, update_rows)
-        delete = partial(in_turns, rows, delete_rows)
+        update = partial(change_many, rows, update_rows)
+        delete = partial(change_many, rows, delete_rows)
         self._create = write(rows.create_many, name=f"create_{noun}")
         self._choose = write(rows.create_chosen, name=f"create_chosen_{noun}", touches=its_id)
         self._create_once = write(once, name=f"create_once_{noun}", touches=its_key)

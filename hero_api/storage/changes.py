@@ -31,26 +31,19 @@ class Change(NamedTuple):
     tags: Collection[str] | None
 
 
-async def in_turns(
+async def change_many(
     rows: Rows,
     function: Callable[[Rows, ReadWriteSession, Mapping[int, Change]], Awaitable[Mapping[int, R]]],
     session: ReadWriteSession,
     changes: Sequence[Change],
 ) -> Sequence[R | ServiceError]:
-    """Change rows, each once in a turn; changes of one row apply one after the other."""
-    results: dict[int, R | ServiceError] = {}
-    pending = dict(enumerate(changes))
-    while True:
-        places = {change.id: place for place, change in reversed(pending.items())}
-        turn = {row_id: pending.pop(place) for row_id, place in places.items()}
-        errors = await _refused(rows, session, turn)
-        turn = {row_id: each for row_id, each in turn.items() if row_id not in errors}
-        changed = await function(rows, session, turn)
-        errors |= await _errors(rows, session, turn.keys() - changed.keys())
-        for row_id, place in places.items():
-            results[place] = errors[row_id] if row_id in errors else changed[row_id]
-        if not pending:
-            return [results[place] for place in range(len(changes))]
+    """Change rows by `function`, each once."""
+    wanted = {change.id: change for change in changes}
+    errors = await _refused(rows, session, wanted)
+    wanted = {row_id: each for row_id, each in wanted.items() if row_id not in errors}
+    changed = await function(rows, session, wanted)
+    errors |= await _errors(rows, session, wanted.keys() - changed.keys())
+    return [errors[n] if n in errors else changed[n] for n, *_ in changes]
 
 
 async def update_rows(

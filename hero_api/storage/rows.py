@@ -157,7 +157,7 @@ class Rows:
         await session.begin_part()
         try:
             results = await self._create_mixed(session, rows)
-            await session.check()
+            await check_constraints(session)
         except Exception as error:
             concerns, told, _ = judge(error)
             if not (rows and isinstance(told, _ABOUT_ROWS) and await session.undo_part(error)):

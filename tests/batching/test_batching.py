@@ -79,9 +79,6 @@ class Session(ReadWriteSession):
     async def limit_lock_waits(self) -> None:
         self.log.append("limit_lock_waits")
 
-    async def check(self) -> None:
-        pass
-
     @property
     def can_check(self) -> bool:
         return False
@@ -481,6 +478,19 @@ async def test_calls_that_touch_one_row_are_served_in_the_order_of_their_arrival
     ]
 
 
+async def test_a_batch_function_never_gets_two_items_that_touch_one_row(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    queue = QueueSpec("write", writes=True)
+    touching = batched(batches, queue, name="touching", touches=int)
+    first = await hold(touching, Session(queues), batches)
+    tasks = await start(touching, Session(queues), 1, 1, 2, 1, 2, 3)
+    behind = await start(touching, Session(queues), 4, 5, 6, 7, 8)
+    batches.gate.set()
+    await asyncio.gather(first, *tasks, *behind)
+    assert batches.items[1:4] == [[1, 2, 3], [1, 2], [1]]
+
+
 async def test_the_next_batch_is_of_all_urgent_calls_alone(
     queues: BatchQueues, batches: Batches
 ) -> None:
@@ -551,6 +561,23 @@ async def test_where_there_is_no_room_for_some_calls_there_may_be_for_others(
     assert create.items == [[0], [1, 2], [1, 2]], "nobody looks for room for one of them"
 
 
+async def test_calls_of_one_kind_are_refused_together_where_there_is_no_room(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    queue = QueueSpec("write", writes=True)
+    touching = batched(batches, queue, name="touching", touches=int)
+    first = await hold(touching, Session(queues), batches)
+    tasks = await start(touching, Session(queues), 1, 1, 2)
+    behind = await start(touching, Session(queues), 3, 4)
+    batches.failures = {1: database_error(code=sqlite3.SQLITE_FULL)}
+    batches.gate.set()
+    await asyncio.gather(first, *behind)
+    for task in tasks:
+        with pytest.raises(NoRoomError):
+            await task
+    assert batches.items == [[0], [1, 2], [3, 4]]
+
+
 async def test_who_waited_longest_for_a_connection_reads_next(batches: Batches) -> None:
     queues = BatchQueues(timeout=SOON, readers=1)
     one, other = (batched(batches, QueueSpec(name), name=name) for name in ("one", "other"))
@@ -587,6 +614,36 @@ async def test_a_row_that_somebody_else_has_locked_is_waited_for_by_its_own_call
     assert not waits.done()
     free.set()
     assert await asyncio.wait_for(waits, SOON) == 1
+
+
+async def test_a_locked_row_whose_wait_was_cancelled_is_waited_for_again(
+    queues: BatchQueues,
+) -> None:
+    waits: list[asyncio.Task[Any] | None] = []
+    is_waiting = asyncio.Event()
+
+    async def locks(_session: Session, _items: Sequence[int], *, wait: bool) -> None:
+        if wait and not waits:
+            waits.append(asyncio.current_task())
+            is_waiting.set()
+            await asyncio.Event().wait()
+
+    async def function(session: Session, items: Sequence[int]) -> Sequence[int | ServiceError]:
+        is_locked = "limit_lock_waits" not in session.log  # as it is in a batch that waits
+        return [RowLockedError() if is_locked else item for item in items]
+
+    write = QueueSpec("write", writes=True)
+    call = batched(function, write, name="update", touches=int, locks=locks)
+    [first] = await start(call, Session(queues), 1)
+    await asyncio.wait_for(is_waiting.wait(), SOON)
+    [second] = await start(call, Session(queues), 1)
+    await asyncio.sleep(0.01)  # it has met the lock too
+    assert waits[0]
+    waits[0].cancel()
+    ended = await asyncio.wait_for(asyncio.gather(first, second, return_exceptions=True), SOON)
+    assert [type(each) for each in ended] == [asyncio.CancelledError] * 2
+    [third] = await start(call, Session(queues), 1)
+    assert await asyncio.wait_for(third, SOON / 2) == 1
 
 
 async def test_a_batch_that_meets_another_is_tried_again(

@@ -16,7 +16,7 @@ from hero_api.database.keys import has_keys
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.postgresql.statements import LOCK, PATIENCE
 from hero_api.database.postgresql.watchdog import ConnectionWatchdog
-from hero_api.database.schema import check_last_id, has_table, make_missing
+from hero_api.database.schema import has_table, make_missing
 from hero_api.database.urls import reason, shown
 from hero_api.database.verdicts import describe
 from hero_api.errors import StartError
@@ -40,10 +40,8 @@ _START = 30.0  # seconds that the preparations have: they are many statements, a
 _MARGIN = 0.5  # seconds that the server has to end a statement itself when its time is over
 _READ_ONLY = "25006"  # the SQLSTATE of a write to a standby
 _OLD_PLAN = "0A000"  # and that of a prepared statement whose table was altered
-STATEMENTS = {  # see `ReadWriteSession`
-    "limit_lock_waits": f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'",
-    "check": "SET CONSTRAINTS ALL IMMEDIATE",
-}
+LIMIT_LOCK_WAITS = f"SET LOCAL lock_timeout = '200ms'; SET LOCAL {PATIENCE} = '5'"
+CHECK_CONSTRAINTS = "SET CONSTRAINTS ALL IMMEDIATE"
 _LOCK = text(f"SELECT pg_advisory_xact_lock({LOCK})")
 _ID = text("""
     SELECT attidentity = 'a' AS is_always, pg_get_serial_sequence(:table, 'id') AS sequence,
@@ -229,8 +227,6 @@ def _check_id(connection: Connection, table: Table) -> None:
     is_behind = found.may_look and connection.scalar(
         select(last >= func.coalesce(drawn + 1, 1)).where(chosen)
     )
-    if found.may_look:
-        check_last_id(table, connection.scalar(select(drawn)))
     if not found.may_set:
         logger.warning(
             "This role may not set the sequence %s%s: ids that clients choose are refused. "

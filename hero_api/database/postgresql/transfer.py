@@ -37,7 +37,6 @@ _WAIT = 10  # seconds for that
 class PostgreSQLEndpoint:
     """The rows of a table in a PostgreSQL database."""
 
-    has_small_integers = True
     takes_nul = False
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:

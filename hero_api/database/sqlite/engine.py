@@ -32,7 +32,7 @@ from hero_api.database.urls import reason
 from hero_api.errors import BrokenError, NoRoomError, ReplacedError, ServiceError, StartError
 from hero_api.settings import Settings
 
-STATEMENTS: Mapping[str, str] = {}  # see `ReadWriteSession`: SQLite locks and checks as a whole
+LIMIT_LOCK_WAITS = CHECK_CONSTRAINTS = ""  # SQLite locks and checks as a whole
 _OLDEST = (3, 35, 0)  # the first with RETURNING
 _MOMENT = 1.0  # seconds, enough for a process that only looks into the file to close it
 _LEAST_ROOM = 262_144  # bytes of the disk: a create writes several pages
@@ -105,11 +105,10 @@ class SQLite:
         ]
         self._set_up(self.writer, pragmas)
         self._set_up(self.reader, [*pragmas, "query_only=ON"])
-        # They stay as long as the writing connection: what it writes into a deleted one is lost.
+        # They stay as long as the service: what is written into a deleted one is lost.
         self._own_files = [beside(self._path, suffix) for suffix in ("-wal", "-shm")]
         self._beside: Sequence[object] = ()
         self._guard: sqlite3.Connection | None = None
-        event.listen(self.writer.sync_engine, "do_connect", self._forget_beside)
         for engine in (self.writer, self.reader):
             event.listen(engine.sync_engine, "do_connect", self._check_files)
         event.listen(self.writer.sync_engine, "begin", self._begin)
@@ -182,6 +181,7 @@ class SQLite:
             uri(self._path, "?mode=ro"), uri=True, check_same_thread=False
         )
         self._guard.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        self._beside = [*map(identity, self._own_files)]
 
     def _has_own_log(self) -> bool:
         """Say whether no other process has put a WAL, or its index, in the place of the writer's.
@@ -196,10 +196,6 @@ class SQLite:
         is_other = identity(self._path) != self._identity
         if is_other or (self._beside and self._beside != [*map(identity, self._own_files)]):
             raise ReplacedError
-
-    def _forget_beside(self, *_: object) -> None:
-        # SQLite has deleted them if the writing connection before this one was the last.
-        self._beside = ()
 
     def _begin(self, connection: Connection) -> None:
         # Straight to the driver: a cursor of SQLAlchemy's would take three turns of its thread.
@@ -218,7 +214,6 @@ class SQLite:
         except ReplacedError:
             driver.run_async(lambda driver: driver.execute_fetchall("ROLLBACK"))
             raise
-        self._beside = self._beside or [*map(identity, self._own_files)]
 
     def _reset(
         self, connection: DBAPIConnection, entry: ConnectionPoolEntry, state: PoolResetState

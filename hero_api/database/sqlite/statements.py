@@ -58,19 +58,21 @@ _FEW = 1_000  # rows that are sorted in less time than it takes to find as many 
 
 
 class SQLiteStatements(Statements):
-    """The statements of a table in SQLite; `look` asks for its columns, and for AUTOINCREMENT."""
+    """The statements of a table in SQLite; `look` asks for AUTOINCREMENT, and what holds text."""
 
     dialect = sqlite.dialect(paramstyle="named")
     look = """
         SELECT (SELECT count(*) FROM sqlite_master WHERE name = 'hero_api_idempotency'),
                (SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'),
-               name, type FROM pragma_table_info(:table)"""
+               name, type NOT LIKE '%INT%' AND (type = '' OR type LIKE '%BLOB%'
+                   OR type LIKE '%CHAR%' OR type LIKE '%CLOB%' OR type LIKE '%TEXT%')
+        FROM pragma_table_info(:table)"""
 
     def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
         self._has_sequence = any(has_sequence for _, has_sequence, *_ in found)
-        # SQLite does not take each type for text, such as STRING.
+        # SQLite does not take each type for text, such as STRING (sqlite.org/datatype3.html).
         texts = {each.name for each in of.columns if kind_of(each) is Kind.TEXT}
-        self._casts = any(name in texts and not _holds_text(kind) for *_, name, kind in found)
+        self._casts = any(name in texts and not holds_text for *_, name, holds_text in found)
         super().__init__(of, filters, found)
 
     def json(self, of: FromClause) -> ColumnElement[Any]:
@@ -245,14 +247,6 @@ class SQLiteStatements(Statements):
     def _lock(self, **_: object) -> str:
         # It takes the file's one lock, which a session that a test put in may not have yet.
         return self.probe
-
-
-def _holds_text(kind: str) -> bool:
-    """Say whether SQLite keeps text as it is in such a column (sqlite.org/datatype3.html)."""
-    kind = kind.upper()
-    if "INT" in kind:
-        return False
-    return kind in {"", "BLOB"} or any(word in kind for word in ("CHAR", "CLOB", "TEXT", "BLOB"))
 
 
 def _plus(of: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -953,6 +953,7 @@ async def test_a_table_whose_ids_are_its_rowids_is_served_without_a_warning(
         ("name STRING, age INTEGER, secret_name TEXT", "name of the table hero is STRING"),
         ("name TEXT, age TEXT, secret_name TEXT", "age of the table hero is TEXT"),
         ("name TEXT, age REAL, secret_name TEXT", "age of the table hero is REAL"),
+        ("name TEXT, age INT NOT NULL, secret_name TEXT", "age of the table hero is INT NOT NULL"),
         ("name TEXT, age INTEGER, secret_name INT", "secret_name of the table hero is INT"),
     ],
 )
