@@ -49,20 +49,15 @@ async def create_once(
     if keys is None:
         return [NoKeysError() for _ in items]
     now = int(time())
-    known = await _known(rows, session, keys, {item.key for item in items}, now)
-    new: dict[str, int] = {}
-    for place, item in enumerate(items):
-        if item.key not in known:
-            new.setdefault(item.key, place)
-    contents = [items[place].content for place in new.values()]
-    created = dict(zip(new, await create(session, contents), strict=True))
-    known |= {key: (items[new[key]].fingerprint, result) for key, result in created.items()}
+    known = await _known(rows, session, keys, [item.key for item in items], now)
+    new = [item for item in items if item.key not in known]
+    created = [*zip(new, await create(session, [item.content for item in new]), strict=True)]
     kept = [
-        {"key": key, "fingerprint": known[key][0], "row_id": row.id, "answer": row.body}
-        for key, row in created.items()
+        {"key": item.key, "fingerprint": item.fingerprint, "row_id": row.id, "answer": row.body}
+        for item, row in created
         if isinstance(row, Created)
     ]
-    refused = [key for key, result in created.items() if isinstance(result, ServiceError)]
+    refused = [item.key for item, row in created if isinstance(row, ServiceError)]
     parameters = {"noun": rows.noun, "now": now, "items": json.dumps(kept)}
     try:
         await fetch(session, keys.store, parameters)
@@ -72,14 +67,13 @@ async def create_once(
         raise
     if refused and await _known(rows, session, keys, refused, now):
         raise ContendedError
-    results: list[Created | ServiceError] = []
-    for place, item in enumerate(items):
-        fingerprint, result = known[item.key]
-        if isinstance(result, Created) and new.get(item.key) != place:
-            is_same = fingerprint == item.fingerprint
-            result = result._replace(is_replay=True) if is_same else KeyReusedError()
-        results.append(result)
-    return results
+    results = {item.key: row for item, row in created}
+    for item in items:
+        if item.key in known:
+            fingerprint, result = known[item.key]
+            is_other = isinstance(result, Created) and fingerprint != item.fingerprint
+            results[item.key] = KeyReusedError() if is_other else result
+    return [results[item.key] for item in items]
 
 
 async def create_bulks_once(
