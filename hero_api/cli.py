@@ -244,6 +244,8 @@ def import_heroes(
 
     settings = Settings.from_environment()
     is_input = str(file) == "-"
+    if is_input and sys.__stdin__ is None:
+        raise StartError("The input is closed; name a file")
     with _one_line(file, "nothing was stored"), ExitStack() as stack:
         source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
         progress = stack.enter_context(Progress())

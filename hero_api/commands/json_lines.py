@@ -142,15 +142,15 @@ class _Import:
             yield chunk
 
     def _lines(self, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        for number, line in enumerate(iter(partial(source.readline, _LONGEST), b""), 1):
-            if len(line) < _LONGEST:
+        # One byte more than a line may have: its end, which does not count, or what is too much.
+        for number, line in enumerate(iter(partial(source.readline, _LONGEST + 1), b""), 1):
+            if len(line) <= _LONGEST or line.endswith(b"\n"):
                 self._size += len(line)
                 yield number, line
                 continue
             self._pass_over(number, f"is longer than {_LONGEST:,} bytes")
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                rest = source.readline(_LONGEST)
+            while (rest := source.readline(_LONGEST)) and not rest.endswith(b"\n"):
+                pass
 
     async def _store(self, session: ReadWriteSession, rows: Sequence[Numbered]) -> None:
         results = await self._storage.rows.create_all(session, [row for _, row in rows])
