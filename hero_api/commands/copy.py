@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice, zip_longest
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Table
+from sqlalchemy import Table
 
 from hero_api.commands.endpoints import TransferEndpoint, open_to_read, open_to_write
 from hero_api.commands.progress import Progress
@@ -129,16 +129,16 @@ def _chunks(
 
 
 def _reason_against(column: Any, there: TransferEndpoint, value: Any) -> str | None:  # noqa: ANN401
-    """Say why the target cannot store a value as it is; nothing where it can."""
+    """Say why the target cannot store a value as it is, where it would not say so or of which row.
+
+    PostgreSQL itself names the row of a number that is too large, or of a text for its index.
+    """
     if value is None:
         return None if column.nullable else "is NULL"
     if not isinstance(value, _PYTHON_TYPES[kind_of(column)]):
         return f"is no {kind_of(column).name.lower()}"
     if isinstance(value, str) and "\0" in value and not there.takes_nul:
         return "has a NUL in its text"
-    is_small = there.has_small_integers and not isinstance(column.type, BigInteger)
-    if isinstance(value, int) and is_small and not -(2**31) <= value < 2**31:
-        return "is too large"
     return None
 
 

@@ -549,7 +549,7 @@ def test_what_cannot_be_stored_leaves_whole_transactions_before_it(
     target = make("postgresql")
     change(large, "UPDATE hero SET age = 9999999999 WHERE id = 25000")
     line = refused(large, target)
-    assert "hero 25000 " in line
+    assert "hero 25000: " in line
     assert "run the same command again" in line
     assert count(target) == 20_000
 

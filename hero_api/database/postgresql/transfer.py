@@ -37,7 +37,6 @@ _WAIT = 10  # seconds for that
 class PostgreSQLEndpoint:
     """The rows of a table in a PostgreSQL database."""
 
-    has_small_integers = True
     takes_nul = False
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
@@ -103,7 +102,8 @@ class PostgreSQLEndpoint:
             line = re.match(r"COPY \D*(\d+)", error.diag.context or "")
             table = self._table.name
             which = f"cannot store {table} {chunk[int(line[1]) - 1][0]}: " if line else ""
-            raise StartError(f"{self.name} {which}{reason(error)}") from error
+            said = error.diag.message_primary or reason(error)
+            raise StartError(f"{self.name} {which}{said}") from error
 
     def _clear(self) -> None:
         self._connection.execute(f"TRUNCATE {self._quoted}")

@@ -32,7 +32,6 @@ _DIALECT = sqlite.dialect(paramstyle="named")
 class SQLiteEndpoint:
     """The rows of a table in a SQLite file."""
 
-    has_small_integers = False
     takes_nul = True
 
     def __init__(self, settings: Settings, table: Table, *, writes: bool) -> None:
