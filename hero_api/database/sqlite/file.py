@@ -43,11 +43,9 @@ def _check_file(path: Path, *, makes: bool) -> None:
         raise unusable(path, "it is no regular file")
     if not os.access(directory, os.W_OK):
         raise unusable(path, f"the directory {directory} cannot be written")
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise unusable(path, "the file cannot be read and written")
     if is_mounted(path):
         raise unusable(path, "it is mounted alone, and its -wal would not be; mount its directory")
-    for file in _own_files(path):
+    for file in (path, *_own_files(path)):
         _check_access(path, file)
     check_log(path)
     if path.exists():
@@ -75,7 +73,7 @@ def is_mounted(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
 
 
 def _check_access(path: Path, file: Path) -> None:
-    """Refuse a file of SQLite's own that someone else has left, such as root."""
+    """Refuse the file, or one of SQLite's own, that someone else has left, such as root."""
     if not file.exists() or os.access(file, os.R_OK | os.W_OK):
         return
     if file.stat().st_uid == os.geteuid():
