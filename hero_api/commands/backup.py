@@ -66,9 +66,6 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
     path = settings.path
     if not file.is_file():
         raise StartError(f"There is no backup {file}")
-    with _translate_errors(file, file), closing(open_read_only(file)) as connection:
-        if not _form(connection, table):
-            raise StartError(f"{file} has no table {table.name}; name a backup")
     is_there = path.exists()
     check_file(path, makes=False)
     if is_there and file.samefile(path):
@@ -99,6 +96,8 @@ def _make_copy(settings: Settings, file: Path, copy: Path, table: Table) -> None
             form = _form(connection, table)
     with _translate_errors(copy, file):
         with closing(open_read_only(file)) as connection:
+            if not _form(connection, table):
+                raise StartError(f"{file} has no table {table.name}; name a backup")
             # A database in WAL mode takes no pages of another size.
             connection.execute(f"PRAGMA page_size={page_size}")
             _copy(connection, copy)

@@ -107,12 +107,11 @@ def _chunks(
     rows: Iterator[Row], here: TransferEndpoint, there: TransferEndpoint, table: Table
 ) -> Iterator[list[Row]]:
     columns = [*in_order(table).selected_columns]
-    reasons = [partial(_reason_against, column, there) for column in columns]
     chunk: list[Row] = []
     size = 0
     for row in rows:
-        for column, reason_against, value in zip(columns, reasons, row, strict=True):
-            reason = reason_against(value)
+        for column, value in zip(columns, row, strict=True):
+            reason = _reason_against(column, there, value)
             if reason:
                 raise StartError(
                     f"{there.name} cannot store {table.name} {row[0]} of {here.name}, whose "
