@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, time
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
@@ -20,7 +20,7 @@ from hero_api.settings import Settings
 
 _CHUNK = 10_000  # heroes that are stored in one transaction
 _LARGE = 2_000_000  # characters: of large heroes a chunk has fewer
-_PAGE = 100  # rows that are compared at a time
+_PAGE = 100  # rows that are compared between two marks of the progress
 _PYTHON_TYPES: dict[Kind, tuple[type, ...]] = {
     Kind.TEXT: (str,),
     Kind.INTEGER: (int,),
@@ -150,18 +150,16 @@ def _compare(
     """
     checksum = hashlib.sha256()
     count = 0
-    while True:
-        our_page, their_page = list(islice(ours, _PAGE)), list(islice(theirs, _PAGE))
-        if our_page != their_page:
-            pairs = zip_longest(our_page, their_page)
-            one, other = next(pair for pair in pairs if pair[0] != pair[1])
+    for one, other in zip_longest(ours, theirs):
+        if one != other:
             hero_id = min(row[0] for row in (one, other) if row is not None)
             raise StartError(reason(hero_id, is_more=other is None))
-        if not our_page:
-            return count, checksum.hexdigest()
-        checksum.update("".join(map(repr, our_page)).encode())
-        count += len(our_page)
-        progress.advance(len(our_page))
+        checksum.update(repr(one).encode())
+        count += 1
+        if count % _PAGE == 0:
+            progress.advance(_PAGE)
+    progress.advance(count % _PAGE)
+    return count, checksum.hexdigest()
 
 
 def _changed(here: str, there: str, hero_id: int, *, is_more: bool) -> str:
