@@ -14,7 +14,7 @@ from hero_api.commands.endpoints import TransferEndpoint, open_to_read, open_to_
 from hero_api.commands.progress import Progress
 from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.database.transfer import Row, in_order
+from hero_api.database.transfer import Row, columns_in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -106,7 +106,7 @@ def _copy(here: TransferEndpoint, there: TransferEndpoint, table: Table, progres
 def _chunks(
     rows: Iterator[Row], here: TransferEndpoint, there: TransferEndpoint, table: Table
 ) -> Iterator[list[Row]]:
-    columns = [*in_order(table).selected_columns]
+    columns = columns_in_order(table)
     chunk: list[Row] = []
     size = 0
     for row in rows:

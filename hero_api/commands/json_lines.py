@@ -14,7 +14,7 @@ from hero_api.commands.endpoints import open_to_read
 from hero_api.commands.progress import Progress
 from hero_api.database.sessions import ReadWriteSession, connect, open_database
 from hero_api.database.sqlite.engine import check_alone
-from hero_api.database.transfer import names_in_order
+from hero_api.database.transfer import columns_in_order
 from hero_api.database.verdicts import describe, judge
 from hero_api.errors import ServiceError, StartError
 from hero_api.lines import read_line, reason
@@ -48,7 +48,7 @@ def export_lines(
 
     Raises `StartError`, one line.
     """
-    names = names_in_order(storage.table)
+    names = [column.name for column in columns_in_order(storage.table)]
     adapter = TypeAdapter(public)
     count = 0
     with closing(open_to_read(settings, storage.table)) as source:

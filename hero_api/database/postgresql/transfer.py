@@ -13,7 +13,7 @@ from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID
 from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
 from hero_api.database.schema import check_columns
-from hero_api.database.transfer import Row, in_order, names_in_order
+from hero_api.database.transfer import Row, columns_in_order, in_order
 from hero_api.database.urls import reason
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -48,7 +48,7 @@ class PostgreSQLEndpoint:
         self._table = table
         quote = _DIALECT.identifier_preparer
         self._quoted = quote.format_table(table)
-        self._columns = ", ".join(map(quote.quote, names_in_order(table)))
+        self._columns = ", ".join(map(quote.format_column, columns_in_order(table)))
         self._select = str(in_order(table).compile(dialect=_DIALECT))
         self.name = settings.database_name
         dialect = settings.url.get_dialect()
