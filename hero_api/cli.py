@@ -193,7 +193,7 @@ def restore(
     from hero_api.heroes import heroes
 
     settings = _sqlite_settings("restore", "pg_restore and psql")
-    with _one_line(file, f"nothing was changed in {settings.path}"):
+    with _one_line(file, f"{settings.path} has what it had, or all that {file} has"):
         put(settings, file, heroes.table)
     typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
 
@@ -244,6 +244,8 @@ def import_heroes(
 
     settings = Settings.from_environment()
     is_input = str(file) == "-"
+    if is_input and sys.__stdin__ is None:
+        raise StartError("The input is closed; name a file")
     with _one_line(file, "nothing was stored"), ExitStack() as stack:
         source = stack.enter_context(open(0 if is_input else file, "rb", closefd=not is_input))
         progress = stack.enter_context(Progress())

@@ -66,27 +66,17 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
     path = settings.path
     if not file.is_file():
         raise StartError(f"There is no backup {file}")
-    with _translate_errors(file, file), closing(open_read_only(file)) as connection:
-        if not _form(connection, table):
-            raise StartError(f"{file} has no table {table.name}; name a backup")
     is_there = path.exists()
     check_file(path, makes=False)
     if is_there and file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
     check_alone(settings)
-    is_known = True
-    try:
-        # Where there is no database, the copy becomes it.
-        with file_beside(path) if is_there else new_file(beside(path, "")) as copy:
-            _make_copy(settings, file, copy, table)
-            is_known = False
-            if is_there:
-                with _translate_errors(path, path):
-                    _put(copy, settings, time.monotonic() + patience)
-    except KeyboardInterrupt:
-        if is_known:
-            raise
-        raise StartError(f"Stopped; {path} has what it had, or all that {file} has") from None
+    # Where there is no database, the copy becomes it.
+    with file_beside(path) if is_there else new_file(beside(path, "")) as copy:
+        _make_copy(settings, file, copy, table)
+        if is_there:
+            with _translate_errors(path, path):
+                _put(copy, settings, time.monotonic() + patience)
 
 
 def _make_copy(settings: Settings, file: Path, copy: Path, table: Table) -> None:
@@ -99,6 +89,8 @@ def _make_copy(settings: Settings, file: Path, copy: Path, table: Table) -> None
             form = _form(connection, table)
     with _translate_errors(copy, file):
         with closing(open_read_only(file)) as connection:
+            if not _form(connection, table):
+                raise StartError(f"{file} has no table {table.name}; name a backup")
             # A database in WAL mode takes no pages of another size.
             connection.execute(f"PRAGMA page_size={page_size}")
             _copy(connection, copy)

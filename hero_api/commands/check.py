@@ -13,7 +13,7 @@ from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.schema import check_columns
 from hero_api.database.sqlite.file import open_read_only, stoppable
 from hero_api.database.sqlite.statements import TYPES
-from hero_api.database.transfer import in_order
+from hero_api.database.transfer import columns_in_order, in_order
 from hero_api.errors import StartError
 
 # Not every I/O error: SQLite needs room beside a file even to read it, and a full disk is none.
@@ -48,7 +48,7 @@ def _find(connection: sqlite3.Connection, table: Table, where: str) -> Iterator[
     found = [name for _, name, *_ in connection.execute(f"PRAGMA table_info({quoted})")]
     if found:
         check_columns(table, found, where)
-    columns = [*in_order(table).selected_columns]
+    columns = columns_in_order(table)
     types = [
         {*TYPES[kind_of(column)], *(["null"] if column.nullable else [])} for column in columns
     ]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import date, time
 from functools import partial
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
@@ -14,13 +14,13 @@ from hero_api.commands.endpoints import TransferEndpoint, open_to_read, open_to_
 from hero_api.commands.progress import Progress
 from hero_api.database.columns import Kind, kind_of
 from hero_api.database.pages import MAX_ID, MIN_ID
-from hero_api.database.transfer import Row, in_order
+from hero_api.database.transfer import Row, columns_in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
 _CHUNK = 10_000  # heroes that are stored in one transaction
 _LARGE = 2_000_000  # characters: of large heroes a chunk has fewer
-_PAGE = 100  # rows that are compared at a time
+_PAGE = 100  # rows that are compared between two marks of the progress
 _PYTHON_TYPES: dict[Kind, tuple[type, ...]] = {
     Kind.TEXT: (str,),
     Kind.INTEGER: (int,),
@@ -106,13 +106,12 @@ def _copy(here: TransferEndpoint, there: TransferEndpoint, table: Table, progres
 def _chunks(
     rows: Iterator[Row], here: TransferEndpoint, there: TransferEndpoint, table: Table
 ) -> Iterator[list[Row]]:
-    columns = [*in_order(table).selected_columns]
-    reasons = [partial(_reason_against, column, there) for column in columns]
+    columns = columns_in_order(table)
     chunk: list[Row] = []
     size = 0
     for row in rows:
-        for column, reason_against, value in zip(columns, reasons, row, strict=True):
-            reason = reason_against(value)
+        for column, value in zip(columns, row, strict=True):
+            reason = _reason_against(column, there, value)
             if reason:
                 raise StartError(
                     f"{there.name} cannot store {table.name} {row[0]} of {here.name}, whose "
@@ -129,7 +128,10 @@ def _chunks(
 
 
 def _reason_against(column: Any, there: TransferEndpoint, value: Any) -> str | None:  # noqa: ANN401
-    """Say why the target cannot store a value as it is; nothing where it can."""
+    """Say why the target cannot store a value as it is, where it would not say so or of which row.
+
+    PostgreSQL itself names the row of a number that is too large, or of a text for its index.
+    """
     if value is None:
         return None if column.nullable else "is NULL"
     if not isinstance(value, _PYTHON_TYPES[kind_of(column)]):
@@ -148,18 +150,16 @@ def _compare(
     """
     checksum = hashlib.sha256()
     count = 0
-    while True:
-        our_page, their_page = list(islice(ours, _PAGE)), list(islice(theirs, _PAGE))
-        if our_page != their_page:
-            pairs = zip_longest(our_page, their_page)
-            one, other = next(pair for pair in pairs if pair[0] != pair[1])
+    for one, other in zip_longest(ours, theirs):
+        if one != other:
             hero_id = min(row[0] for row in (one, other) if row is not None)
             raise StartError(reason(hero_id, is_more=other is None))
-        if not our_page:
-            return count, checksum.hexdigest()
-        checksum.update("".join(map(repr, our_page)).encode())
-        count += len(our_page)
-        progress.advance(len(our_page))
+        checksum.update(repr(one).encode())
+        count += 1
+        if count % _PAGE == 0:
+            progress.advance(_PAGE)
+    progress.advance(count % _PAGE)
+    return count, checksum.hexdigest()
 
 
 def _changed(here: str, there: str, hero_id: int, *, is_more: bool) -> str:

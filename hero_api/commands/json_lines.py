@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import BinaryIO, NamedTuple
@@ -13,7 +14,7 @@ from hero_api.commands.endpoints import open_to_read
 from hero_api.commands.progress import Progress
 from hero_api.database.sessions import ReadWriteSession, connect, open_database
 from hero_api.database.sqlite.engine import check_alone
-from hero_api.database.transfer import names_in_order
+from hero_api.database.transfer import columns_in_order
 from hero_api.database.verdicts import describe, judge
 from hero_api.errors import ServiceError, StartError
 from hero_api.lines import read_line, reason
@@ -47,7 +48,7 @@ def export_lines(
 
     Raises `StartError`, one line.
     """
-    names = names_in_order(storage.table)
+    names = [column.name for column in columns_in_order(storage.table)]
     adapter = TypeAdapter(public)
     count = 0
     with closing(open_to_read(settings, storage.table)) as source:
@@ -82,7 +83,7 @@ def import_lines(  # noqa: PLR0913 - two ends, what a line is, and how
     Raises `StartError`, one line that names the first such line.
     """
     check_alone(settings)
-    each = _Import(settings, storage, progress, skips_bad=skips_bad)
+    each = _Import(settings, storage, progress, skips_bad)
     try:
         return asyncio.run(each.run(create, source))
     except KeyboardInterrupt:
@@ -92,23 +93,21 @@ def import_lines(  # noqa: PLR0913 - two ends, what a line is, and how
         raise
 
 
+@dataclass
 class _Import:
-    def __init__(
-        self, settings: Settings, storage: AnyStorage, progress: Progress, *, skips_bad: bool
-    ) -> None:
-        self._settings = settings.model_copy(update={"request_timeout": _PATIENCE})
-        self._name = settings.database_name
-        self.is_committing = False
-        self._storage = storage
-        self._progress = progress
-        self._skips_bad = skips_bad
-        self._stored = 0
-        self._skipped = 0
-        self._size = 0  # bytes of the chunk that is read
+    settings: Settings
+    storage: AnyStorage
+    progress: Progress
+    skips_bad: bool
+    is_committing: bool = False
+    stored: int = 0
+    skipped: int = 0
+    size: int = 0  # bytes of the chunk that is read
 
     async def run(self, create: type[BaseModel], source: BinaryIO) -> Imported:
-        self._progress.begin("read", None)
-        async with open_database(self._settings, {}, [self._storage.table]) as database:
+        self.progress.begin("read", None)
+        settings = self.settings.model_copy(update={"request_timeout": _PATIENCE})
+        async with open_database(settings, {}, [self.storage.table]) as database:
             session = database.write_session()
             try:
                 await connect(session)
@@ -121,11 +120,13 @@ class _Import:
             except Exception as error:
                 is_known = not self.is_committing or judge(error).is_undone
                 outcome = "Nothing was" if is_known else _UNKNOWN
-                raise StartError(f"{outcome} stored in {self._name}: {describe(error)}") from error
+                raise StartError(
+                    f"{outcome} stored in {self.settings.database_name}: {describe(error)}"
+                ) from error
             finally:
                 await session.rollback()
                 await session.close()
-        return Imported(self._stored, self._skipped)
+        return Imported(self.stored, self.skipped)
 
     def _chunks(self, create: type[BaseModel], source: BinaryIO) -> Iterator[Sequence[Numbered]]:
         chunk: list[Numbered] = []
@@ -135,34 +136,36 @@ class _Import:
                 self._pass_over(number, reason(row))
             elif row is not None:
                 chunk.append((number, row))
-            if len(chunk) == _CHUNK or self._size >= _LARGE:
+            if len(chunk) == _CHUNK or self.size >= _LARGE:
                 yield chunk
-                chunk, self._size = [], 0
+                chunk, self.size = [], 0
         if chunk:
             yield chunk
 
     def _lines(self, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        for number, line in enumerate(iter(partial(source.readline, _LONGEST), b""), 1):
-            if len(line) < _LONGEST:
-                self._size += len(line)
+        # One byte more than a line may have: its end, which does not count, or what is too much.
+        for number, line in enumerate(iter(partial(source.readline, _LONGEST + 1), b""), 1):
+            if len(line) <= _LONGEST or line.endswith(b"\n"):
+                self.size += len(line)
                 yield number, line
                 continue
             self._pass_over(number, f"is longer than {_LONGEST:,} bytes")
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                rest = source.readline(_LONGEST)
+            while (rest := source.readline(_LONGEST)) and not rest.endswith(b"\n"):
+                pass
 
     async def _store(self, session: ReadWriteSession, rows: Sequence[Numbered]) -> None:
-        results = await self._storage.rows.create_all(session, [row for _, row in rows])
+        results = await self.storage.rows.create_all(session, [row for _, row in rows])
         for (number, _), result in zip(rows, results, strict=True):
             if isinstance(result, ServiceError):
                 self._pass_over(number, result.detail)
             else:
-                self._stored += 1
-        self._progress.advance(len(rows))
+                self.stored += 1
+        self.progress.advance(len(rows))
 
     def _pass_over(self, number: int, reason: str) -> None:
-        if not self._skips_bad:
-            raise StartError(f"Nothing was stored in {self._name}: line {number}: {reason}")
-        self._skipped += 1
-        self._progress.say(f"line {number} was passed over: {reason}")
+        if not self.skips_bad:
+            raise StartError(
+                f"Nothing was stored in {self.settings.database_name}: line {number}: {reason}"
+            )
+        self.skipped += 1
+        self.progress.say(f"line {number} was passed over: {reason}")

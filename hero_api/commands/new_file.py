@@ -21,9 +21,14 @@ def new_file(file: Path) -> Iterator[Path]:
         with file_beside(file) as part:
             yield part
             _sync(part)
-            _check_new(file)  # it may have been made meanwhile, as a database by the service
             its_own = part.stat()
-            part.rename(file)
+            try:
+                os.link(
+                    part, file
+                )  # it replaces nothing that was made meanwhile, as a rename would
+            except OSError:
+                _check_new(file)
+                part.rename(file)  # on a disk without links, such as a stick
             _sync(file.absolute().parent)
     except BaseException:  # as Ctrl-C, after which there is to be no file
         if its_own and os.path.lexists(file) and os.path.samestat(its_own, file.lstat()):

@@ -24,9 +24,6 @@ class Progress:
             TimeRemainingColumn(),
         )
         self._bars = Bars(*columns, console=self._console, disable=not self._console.is_terminal)
-        self._step = ""
-        self._total = ""
-        self._done = 0
         self._silent_until = 0.0
 
     def __enter__(self) -> Self:
@@ -36,22 +33,18 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         """Leave the last step as it is."""
-        self._end()
+        self._say()
         self._bars.stop()
 
     def begin(self, step: str, total: int | None, done: int = 0) -> None:
         """Begin a step, of which some may be done already; not always is the total known."""
-        self._end()
-        self._step, self._done = step, done
-        self._total = "" if total is None else f" of {total:,}"
+        self._say()
         self._bars.add_task(step, total=total, completed=done)
         self._silent_until = time.monotonic() + _PAUSE
 
     def advance(self, number: int) -> None:
         """Count what was done since."""
-        self._done += number
-        for task in self._bars.task_ids[-1:]:
-            self._bars.advance(task, number)
+        self._bars.advance(self._bars.task_ids[-1], number)
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _PAUSE
             self._say()
@@ -65,10 +58,9 @@ class Progress:
         with suppress(OSError):
             typer.echo(line, err=True)
 
-    def _end(self) -> None:
-        if self._step:
-            self._say()
-
     def _say(self) -> None:
+        """Say how far the step is, where no bar shows it."""
         if self._bars.disable:
-            self.say(f"{self._step} {self._done:,}{self._total} heroes")
+            for step in self._bars.tasks[-1:]:
+                total = "" if step.total is None else f" of {step.total:,}"
+                self.say(f"{step.description} {step.completed:,}{total} heroes")

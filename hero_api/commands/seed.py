@@ -11,7 +11,7 @@ from sqlalchemy import Column, Table
 from hero_api.commands.endpoints import open_to_write
 from hero_api.commands.progress import Progress
 from hero_api.database.pages import MAX_CHOSEN_ID
-from hero_api.database.transfer import in_order
+from hero_api.database.transfer import columns_in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -71,7 +71,7 @@ def seed(  # noqa: PLR0913 - two by name
 
     Returns their ids. Raises `StartError`, one line.
     """
-    values = [values_of(column) for column in [*in_order(table).selected_columns][1:]]
+    values = [values_of(column) for column in columns_in_order(table)[1:]]
     with closing(open_to_write(settings, table)) as there:
         first = 1 if replace else max(there.last_id() or 0, there.last_drawn(), 0) + 1
         last = first + count - 1

@@ -25,7 +25,7 @@ _LONGEST = 86_400.0  # seconds: the index of a large table takes longer than a r
 def upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]:
     """Add missing tables, columns and indexes in one transaction; return a line for each.
 
-    Raises `StartError`, one line, before anything is done where that would not be enough.
+    Raises `StartError`, one line, where that would not be enough; nothing is changed then.
     """
     check_alone(settings)
     return asyncio.run(_upgrade(settings, tables))
@@ -44,9 +44,6 @@ async def _upgrade(settings: Settings, tables: Sequence[Table]) -> Sequence[str]
 
 
 def _add(connection: Connection, tables: Sequence[Table]) -> Sequence[str]:
-    for table in tables:
-        for column in _missing(connection, table):
-            _check_that_it_can_be_added(column)
     # Never its batch mode, which makes the table anew, and its ids with it.
     operations = Operations(MigrationContext.configure(connection))
     lines = []
@@ -54,21 +51,17 @@ def _add(connection: Connection, tables: Sequence[Table]) -> Sequence[str]:
         if not inspect(connection).has_table(table.name):
             table.create(connection)
             lines.append(f"Made the table {table.name}")
-        for column in _missing(connection, table):
-            operations.add_column(table.name, _addition(column))
-            lines.append(f"Added {column.name} to the table {table.name}")
+        known = {column["name"] for column in columns_of(connection, table)}
+        for column in table.columns:
+            if column.name not in known:
+                operations.add_column(table.name, _addition(column, table))
+                lines.append(f"Added {column.name} to the table {table.name}")
+        indexes = _indexes(connection, table)
         for index in table.indexes:
-            if index.name not in _indexes(connection, table):
+            if index.name not in indexes:
                 index.create(connection)
                 lines.append(f"Made the index {index.name}")
     return lines
-
-
-def _missing(connection: Connection, table: Table) -> Sequence[Column[Any]]:
-    if not inspect(connection).has_table(table.name):
-        return []
-    known = {column["name"] for column in columns_of(connection, table)}
-    return [column for column in table.columns if column.name not in known]
 
 
 def _indexes(connection: Connection, table: Table) -> Collection[str | None]:
@@ -78,32 +71,21 @@ def _indexes(connection: Connection, table: Table) -> Collection[str | None]:
     return [index["name"] for index in inspect(connection).get_indexes(table.name)]
 
 
-def _check_that_it_can_be_added(column: Column[Any]) -> None:
-    where = f"{column.name} cannot be added to the table {column.table.name}"
-    table = column.table
-    assert isinstance(table, Table)  # noqa: S101 - it is no alias
+def _addition(column: Column[Any], table: Table) -> Column[Any]:
+    """Return a column as it is added; rows that are there get its default.
+
+    Raises `StartError` where that needs a decision.
+    """
+    where = f"{column.name} cannot be added to the table {table.name}"
     is_bound = any(
         isinstance(each, ColumnCollectionConstraint) and column.name in each.columns
         for each in table.constraints
     )
     if is_bound or column.unique or column.constraints:
         raise StartError(f"{where}, since a constraint is on it; write that migration yourself")
-    if not column.nullable and _default(column) is None and column.server_default is None:
+    default: Any = column.server_default
+    if isinstance(column.default, ScalarElementColumnDefault):
+        default = literal(column.default.arg, column.type)
+    if not column.nullable and default is None:
         raise StartError(f"{where}, since its rows need a value; give the column a default")
-
-
-def _addition(column: Column[Any]) -> Column[Any]:
-    """Return a column as it is added; rows that are there get its default."""
-    default = _default(column)
-    its_own = column.server_default
-    return Column(
-        column.name,
-        column.type,
-        nullable=column.nullable,
-        server_default=its_own if default is None else literal(default, column.type),
-    )
-
-
-def _default(column: Column[Any]) -> Any:  # noqa: ANN401 - a value of any type
-    default = column.default
-    return default.arg if isinstance(default, ScalarElementColumnDefault) else None
+    return Column(column.name, column.type, nullable=column.nullable, server_default=default)

@@ -7,19 +7,18 @@ What an endpoint cannot do is a `StartError`.
 
 from typing import Any
 
-from sqlalchemy import Select, Table, bindparam, select
+from sqlalchemy import Column, Select, Table, bindparam, select
 
 # The values of a table's columns, the id first. What another program wrote can be of any type.
 Row = tuple[Any, ...]
 
 
+def columns_in_order(table: Table) -> list[Column[Any]]:
+    """Return the columns, the id first."""
+    return [table.c.id, *(column for column in table.columns if column is not table.c.id)]
+
+
 def in_order(table: Table) -> Select[Any]:
-    """Return what selects the rows with ids from `first` to `last`, the id first."""
-    columns = [table.c.id, *(column for column in table.columns if column is not table.c.id)]
+    """Return what selects the rows with ids from `first` to `last`."""
     between = table.c.id.between(bindparam("first"), bindparam("last"))
-    return select(*columns).where(between).order_by(table.c.id)
-
-
-def names_in_order(table: Table) -> list[str]:
-    """Return the names of the columns, as `in_order` has them."""
-    return [column.name for column in in_order(table).selected_columns]
+    return select(*columns_in_order(table)).where(between).order_by(table.c.id)

@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -232,7 +233,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, of: object, name: str) -> None:
     monkeypatch.setattr(of, name, call_and_stop)
 
 
-@pytest.mark.parametrize(("of", "name"), [(Path, "rename"), (os, "rmdir")])
+@pytest.mark.parametrize(("of", "name"), [(os, "link"), (os, "rmdir")])
 def test_a_backup_that_is_stopped_when_it_has_its_name_is_not_there_either(
     monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path, of: object, name: str
 ) -> None:
@@ -258,6 +259,28 @@ def test_a_file_that_somebody_makes_meanwhile_is_not_replaced(file: Path) -> Non
         file.write_bytes(b"theirs")
     assert file.read_bytes() == b"theirs"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_file_that_somebody_makes_at_the_last_moment_is_not_replaced(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    stat = Path.stat
+
+    def make_and_look(path: Path, **options: bool) -> os.stat_result:
+        file.write_bytes(b"theirs")
+        return stat(path, **options)
+
+    with pytest.raises(StartError, match=r"is there already"), new_file(file):
+        monkeypatch.setattr(Path, "stat", make_and_look)
+    assert file.read_bytes() == b"theirs"
+
+
+def test_a_disk_without_links_can_hold_a_backup(
+    monkeypatch: pytest.MonkeyPatch, filled: Settings, file: Path
+) -> None:
+    monkeypatch.setattr(os, "link", mock.Mock(side_effect=PermissionError))
+    backup(filled, file)
+    assert in_file(file, "SELECT count(*) FROM hero") == [(3,)]
 
 
 def test_a_backup_that_is_terminated_leaves_nothing_behind(filled: Settings, file: Path) -> None:
@@ -559,7 +582,7 @@ def test_a_restore_that_is_stopped_late_does_not_say_that_nothing_was_changed(
         monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=StoppedAtTheEnd))
     else:
         filled.path.unlink()
-        monkeypatch.setattr(Path, "rename", lambda *_: signal.raise_signal(signal.SIGINT))
+        monkeypatch.setattr(os, "link", lambda *_: signal.raise_signal(signal.SIGINT))
     ended = run("restore", str(file), path=filled.path)
     assert ended.returncode == 1
     assert ended.stderr.endswith(f"{filled.path} has what it had, or all that {file} has\n")

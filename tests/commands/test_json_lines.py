@@ -153,6 +153,13 @@ def test_a_line_that_is_too_long_can_be_passed_over_too(
     assert all(f"line {n} was passed over: is longer" in said for n in (2, 4))
 
 
+def test_a_line_may_have_a_million_bytes_and_no_more(settings: Settings) -> None:
+    line = lines(GOOD).rstrip().ljust(1_000_000)
+    assert imported(settings, line + b"\n" + line) == (2, 0)
+    with pytest.raises(StartError, match="line 1: is longer"):
+        imported(settings, line + b" \n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_import_that_is_stopped_while_it_commits_does_not_say_that_nothing_is_stored(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
@@ -226,11 +233,15 @@ def test_the_standard_streams_are_files_too(settings: Settings) -> None:
 
 
 @pytest.mark.sqlite
-def test_an_output_that_is_closed_is_one_line(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("closed", "said"),
+    [("export - >&-", b"The output is closed"), ("import - <&-", b"The input is closed")],
+)
+def test_a_stream_that_is_closed_is_one_line(settings: Settings, closed: str, said: bytes) -> None:
     make_table(settings)
-    program = ["sh", "-c", 'exec "$0" -m hero_api export - >&-', sys.executable]
+    program = ["sh", "-c", f'exec "$0" -m hero_api {closed}', sys.executable]
     ended = command(settings, program=program)
-    assert (ended.returncode, ended.stderr) == (1, b"hero-api: The output is closed; name a file\n")
+    assert (ended.returncode, ended.stderr) == (1, b"hero-api: " + said + b"; name a file\n")
 
 
 @pytest.mark.sqlite

@@ -13,7 +13,7 @@ from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_CHOSEN_ID, MAX_ID, MIN_ID
 from hero_api.database.postgresql.engine import DEFAULTS, driver_is_missing
 from hero_api.database.schema import check_columns
-from hero_api.database.transfer import Row, in_order, names_in_order
+from hero_api.database.transfer import Row, columns_in_order, in_order
 from hero_api.database.urls import reason
 from hero_api.errors import StartError
 from hero_api.settings import Settings
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _SEQUENCE = "SELECT pg_get_serial_sequence(%s, 'id')"
+# A server, one of its databases, and one of the tables there.
+_IDENTITY = """
+    SELECT pg_postmaster_start_time(), to_regclass(%s)::oid, oid
+    FROM pg_database WHERE datname = current_database()
+"""
 _COLUMNS = """
     SELECT array_agg(attname::text) FROM pg_attribute
     WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
@@ -43,10 +48,9 @@ class PostgreSQLEndpoint:
         self._table = table
         quote = _DIALECT.identifier_preparer
         self._quoted = quote.format_table(table)
-        self._columns = ", ".join(map(quote.quote, names_in_order(table)))
+        self._columns = ", ".join(map(quote.format_column, columns_in_order(table)))
         self._select = str(in_order(table).compile(dialect=_DIALECT))
         self.name = settings.database_name
-        self.identity: object = None
         dialect = settings.url.get_dialect()
         try:
             self._psycopg: Any = dialect.import_dbapi()
@@ -59,6 +63,7 @@ class PostgreSQLEndpoint:
             )
             try:
                 self._begin(writes=writes)
+                self.identity: object = self._row(_IDENTITY, self._quoted)
             except BaseException:
                 self.close()
                 raise
@@ -102,7 +107,8 @@ class PostgreSQLEndpoint:
             line = re.match(r"COPY \D*(\d+)", error.diag.context or "")
             table = self._table.name
             which = f"cannot store {table} {chunk[int(line[1]) - 1][0]}: " if line else ""
-            raise StartError(f"{self.name} {which}{reason(error)}") from error
+            said = error.diag.message_primary or reason(error)
+            raise StartError(f"{self.name} {which}{said}") from error
 
     def _clear(self) -> None:
         self._connection.execute(f"TRUNCATE {self._quoted}")
@@ -129,11 +135,6 @@ class PostgreSQLEndpoint:
         self._connection.close()
 
     def _begin(self, *, writes: bool) -> None:
-        # A server, one of its databases, and one of the tables there.
-        identity = (
-            "SELECT pg_postmaster_start_time(), to_regclass(%s)::oid, oid "
-            "FROM pg_database WHERE datname = current_database()"
-        )
         self._connection.read_only = not writes
         if writes:
             self._connection.execute(f"SET lock_timeout = '{_WAIT}s'")
@@ -145,7 +146,6 @@ class PostgreSQLEndpoint:
                 ) from error
         else:
             self._connection.isolation_level = self._psycopg.IsolationLevel.REPEATABLE_READ
-        self.identity = self._row(identity, self._quoted)
 
     def _row(self, statement: str, *parameters: object) -> Any:  # noqa: ANN401
         with self._translate_errors():

@@ -43,11 +43,9 @@ def _check_file(path: Path, *, makes: bool) -> None:
         raise unusable(path, "it is no regular file")
     if not os.access(directory, os.W_OK):
         raise unusable(path, f"the directory {directory} cannot be written")
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise unusable(path, "the file cannot be read and written")
     if is_mounted(path):
         raise unusable(path, "it is mounted alone, and its -wal would not be; mount its directory")
-    for file in _own_files(path):
+    for file in (path, *_own_files(path)):
         _check_access(path, file)
     check_log(path)
     if path.exists():
@@ -75,7 +73,7 @@ def is_mounted(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
 
 
 def _check_access(path: Path, file: Path) -> None:
-    """Refuse a file of SQLite's own that someone else has left, such as root."""
+    """Refuse the file, or one of SQLite's own, that someone else has left, such as root."""
     if not file.exists() or os.access(file, os.R_OK | os.W_OK):
         return
     if file.stat().st_uid == os.geteuid():
@@ -91,17 +89,38 @@ def check_log(path: Path) -> None:
     """Refuse a missing file beside one of SQLite's own, and an empty one beside a log that is not.
 
     SQLite would delete the log, or play a journal back into another file that is put there. And a
-    service that still has the missing file open would share even an empty log with the next one.
+    service that still has the missing or another file open would share even an empty log with the
+    next one, and take with it what that one has answered.
     """
     # What is beside it first: another process can only have made the file, and moved pages to it,
     # meanwhile.
     left = " and ".join(str(each) for each in _own_files(path) if each.exists())
     if left and not path.exists():
         raise unusable(path, f"it is missing, but not {left}; restore it, or move {left}")
+    if _is_log_of_another_file(path):
+        reason = "a process still uses another file of this name, and the log; stop it first"
+        raise unusable(path, reason)
     log = beside(path, "-wal")
     # A file of one byte is empty for SQLite; and in its first transaction, one has a journal.
     if _size(log) and _size(path) <= 1:
         raise unusable(path, f"it is empty, and {log} is not; restore it, or move {log}")
+
+
+def _is_log_of_another_file(path: Path) -> bool:
+    """Say whether a process has the log open, but not the file: its own was replaced by this one.
+
+    SQLite locks a file for as long as it has its log open. Where the system does not list the
+    locks (proc_locks(5)), none is found, and so are those of another container.
+    """
+    try:
+        locks = Path("/proc/locks").read_text(encoding="utf-8")
+        file, index = (
+            f" {os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino} "
+            for status in (path.stat(), beside(path, "-shm").stat())
+        )
+    except OSError:
+        return False
+    return index in locks and file not in locks
 
 
 def _check_content(path: Path) -> None:

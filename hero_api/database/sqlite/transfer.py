@@ -15,7 +15,7 @@ from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.schema import check_columns
 from hero_api.database.sqlite.file import identity, open_read_only, open_read_write
-from hero_api.database.transfer import Row, in_order, names_in_order
+from hero_api.database.transfer import Row, columns_in_order, in_order
 from hero_api.errors import StartError
 from hero_api.settings import Settings
 
@@ -38,16 +38,16 @@ class SQLiteEndpoint:
         self.name = settings.database_name
         self.identity: object = identity(settings.path)
         self._table = table
-        self._quoted = _DIALECT.identifier_preparer.format_table(table)
+        quote = _DIALECT.identifier_preparer
+        self._quoted = quote.format_table(table)
         self._select = str(in_order(table).compile(dialect=_DIALECT))
-        names = names_in_order(table)
-        values = ", ".join("?" for _ in names)
-        columns = ", ".join(map(_DIALECT.identifier_preparer.quote, names))
-        self._insert = f"INSERT INTO {self._quoted} ({columns}) VALUES ({values})"
+        columns = columns_in_order(table)
+        names, values = ", ".join(map(quote.format_column, columns)), ", ".join("?" * len(columns))
+        self._insert = f"INSERT INTO {self._quoted} ({names}) VALUES ({values})"
         self._times = {
-            place: table.c[name].type
-            for place, name in enumerate(names)
-            if kind_of(table.c[name]) is Kind.TIME
+            place: column.type
+            for place, column in enumerate(columns)
+            if kind_of(column) is Kind.TIME
         }
         with self._translate_errors():
             if writes:

@@ -425,6 +425,24 @@ async def test_a_service_that_starts_anew_serves_the_replacement(
     assert answer.headers["X-Total-Count"] == str(HEROES)
 
 
+async def test_a_service_does_not_start_on_a_replacement_before_the_one_on_its_predecessor_ends(
+    path: Path, tmp_path: Path, sound: bytes
+) -> None:
+    write(path.with_name("backup"), sound)
+    with serving(tmp_path) as server:
+        async with httpx.AsyncClient(base_url=f"http://{server.host}:{server.port}") as client:
+            await client.post("/heroes/", json=HERO)
+        move(path, "predecessor")
+        move(path.with_name("backup"), path.name)
+        assert "stop it first" in await refusal(path)
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+    for file, count in ((path, HEROES), (path.with_name("predecessor"), 1)):
+        async with running(create_app(settings_for(file))) as client:
+            answer = await client.get("/heroes/?count=true")
+        assert answer.headers["X-Total-Count"] == str(count)
+
+
 # A link in the place of the file
 
 
