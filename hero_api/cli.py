@@ -193,7 +193,7 @@ def restore(
     from hero_api.heroes import heroes
 
     settings = _sqlite_settings("restore", "pg_restore and psql")
-    with _one_line(file, f"{settings.path} has what it had, or all that {file} has"):
+    with _one_line(file, f"nothing was changed in {settings.path}"):
         put(settings, file, heroes.table)
     typer.echo(f"{settings.path} has what {file} has; ids that were given are not given again")
 

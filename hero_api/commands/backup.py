@@ -71,12 +71,19 @@ def restore(settings: Settings, file: Path, table: Table, *, patience: float = _
     if is_there and file.samefile(path):
         raise StartError(f"{file} is the database itself; name a backup of it")
     check_alone(settings)
-    # Where there is no database, the copy becomes it.
-    with file_beside(path) if is_there else new_file(beside(path, "")) as copy:
-        _make_copy(settings, file, copy, table)
-        if is_there:
-            with _translate_errors(path, path):
-                _put(copy, settings, time.monotonic() + patience)
+    is_known = True
+    try:
+        # Where there is no database, the copy becomes it.
+        with file_beside(path) if is_there else new_file(beside(path, "")) as copy:
+            _make_copy(settings, file, copy, table)
+            is_known = False
+            if is_there:
+                with _translate_errors(path, path):
+                    _put(copy, settings, time.monotonic() + patience)
+    except KeyboardInterrupt:
+        if is_known:
+            raise
+        raise StartError(f"Stopped; {path} has what it had, or all that {file} has") from None
 
 
 def _make_copy(settings: Settings, file: Path, copy: Path, table: Table) -> None:
