@@ -36,10 +36,14 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addoption("--seed", type=int, help="where the random choices of tests start from")
+    if not pluginmanager.hasplugin("xdist"):  # pyproject.toml sets these, which are its own
+        for option in ("--dist", "--numprocesses"):
+            parser.addoption(option, help="of no effect without pytest-xdist")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run all of the tests in parallel, and some of them in this process."""
     some = (

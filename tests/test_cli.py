@@ -343,13 +343,6 @@ def test_a_damaged_file_is_a_line_for_each_problem_and_status_1(sound: Path) -> 
     assert "problems: 2" in line
 
 
-def test_a_file_that_is_not_there_is_one_line_and_is_not_made(tmp_path: Path) -> None:
-    ended = run("check", path=tmp_path / "heroes.db")
-    assert ended.returncode == 1
-    assert len(ended.stderr.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_check_leaves_the_file_and_its_directory_as_they_are(tmp_path: Path) -> None:
     path = make(tmp_path / "heroes.db", "PRAGMA journal_mode=WAL")
     before = path.read_bytes()
@@ -447,17 +440,11 @@ def assert_is_not_checked(path: Path, reason: str, *program: str) -> None:
     assert "backup" not in line
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    assert_is_not_checked(tmp_path / "missing" / "heroes.db", "There is no database")
-
-
-def test_a_directory_is_one_line(tmp_path: Path) -> None:
-    assert_is_not_checked(tmp_path, "There is no database")
-
-
-def test_a_pipe_is_one_line(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "heroes.db")
-    assert_is_not_checked(tmp_path / "heroes.db", "There is no database")
+@pytest.mark.parametrize("name", ["missing.db", "missing/heroes.db", ".", "pipe"])
+def test_what_is_no_file_is_one_line_and_nothing_is_made(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert_is_not_checked(tmp_path / name, "There is no database")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 @pytest.mark.parametrize("closed", ["heroes.db", "."], ids=["the file", "its directory"])

@@ -66,16 +66,7 @@ async def on_session(overridden: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def names(directory: Path) -> list[str]:
-    return [path.name for path in directory.iterdir()]
-
-
 # A client on an application of its own
-
-
-async def test_the_lifespan_runs_around_the_client(app: FastAPI) -> None:
-    async with running(app) as client:
-        assert (await client.post("/heroes/", json=DEADPOND)).status_code == 200
 
 
 async def test_an_application_runs_again_after_it_ended(app: FastAPI) -> None:
@@ -89,14 +80,6 @@ async def test_what_a_test_raises_leaves_the_client_as_it_is(app: FastAPI) -> No
     with pytest.raises(LookupError):
         async with running(app):
             raise LookupError
-
-
-@pytest.mark.sqlite
-async def test_a_clean_end_leaves_one_file(app: FastAPI, tmp_path: Path) -> None:
-    async with running(app) as client:
-        await client.post("/heroes/", json=DEADPOND)
-        await client.get("/heroes/1")
-    assert names(tmp_path) == ["heroes.db"]
 
 
 async def test_two_applications_in_one_process_never_meet(tmp_path: Path) -> None:

@@ -68,31 +68,17 @@ async def test_writes_wait_for_a_lock_that_is_held_for_a_second(
     assert statuses(await waiting) == {200}
 
 
-async def test_writes_are_answered_503_when_the_lock_is_held_for_longer_than_the_time_out(
+async def test_writes_that_a_lock_is_held_against_for_longer_are_503_not_stored_and_come_back(
     impatient: httpx.AsyncClient, settings: Settings
 ) -> None:
+    before = (await impatient.get("/heroes/")).json()
     with write_lock(settings):
         async with asyncio.timeout(PATIENCE):
             answers = await writes(impatient)
     assert statuses(answers) == {503}
     assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
     assert all("nothing was changed" in answer.json()["detail"] for answer in answers)
-
-
-async def test_what_found_the_lock_held_is_not_stored(
-    impatient: httpx.AsyncClient, settings: Settings
-) -> None:
-    before = (await impatient.get("/heroes/")).json()
-    with write_lock(settings):
-        await writes(impatient)
     assert (await impatient.get("/heroes/")).json() == before
-
-
-async def test_writes_come_back_when_the_lock_is_free(
-    impatient: httpx.AsyncClient, settings: Settings
-) -> None:
-    with write_lock(settings):
-        await writes(impatient)
     assert statuses(await writes(impatient)) == {200}
 
 

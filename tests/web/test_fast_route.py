@@ -211,15 +211,6 @@ async def test_a_fast_route_asks_for_the_token_as_fastapi_would(
     assert fast[0] == 401
 
 
-async def test_a_fast_route_asks_for_the_token_before_it_looks_at_the_body(
-    settings: Settings,
-) -> None:
-    app = create_app(settings.model_copy(update={"token": Settings(token=TOKEN).token}))
-    async with running(app) as client:
-        answer = await ask(client, TABLE["POST: an age of a bad constant"])
-    assert answer[0] == 401
-
-
 def test_the_routes_of_the_heroes_are_fast() -> None:
     routes = create_app(Settings(token=TOKEN)).routes
     assert [route.is_fast for route in routes if isinstance(route, FastRoute)] == [True] * 5

@@ -1,7 +1,8 @@
 """A request has a body when the client sends one, whatever its method."""
 
+import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -81,14 +82,16 @@ def test_a_body_over_the_limit_is_413_and_the_connection_can_be_used_again(
     assert ask(connection, method, b"body") == (200, b"4")
 
 
-@each_method
-def test_a_client_that_sends_half_a_body_is_closed_at_the_deadline(
-    connection: HTTPConnection, method: str
-) -> None:
-    connection.putrequest(method, "/size")
-    connection.putheader("Content-Length", "10")
-    connection.endheaders(b"half ")
-    assert connection.sock.recv(1) == b""
+def test_clients_that_send_half_a_body_are_closed_at_the_deadline(server: Server) -> None:
+    with ExitStack() as stack:
+        wires = {}
+        for method in METHODS:
+            address = server.host, server.port
+            wires[method] = stack.enter_context(socket.create_connection(address, UNTOUCHED))
+            head = f"{method} /size HTTP/1.1\r\nHost: hero-api\r\nContent-Length: 10\r\n\r\n"
+            wires[method].sendall(f"{head}half ".encode())
+        for method, wire in wires.items():
+            assert wire.recv(1) == b"", method
 
 
 @each_method

@@ -466,18 +466,6 @@ async def test_a_lock_that_another_holds_is_503_after_its_time(cluster: Cluster)
         assert (await client.patch("/heroes/1", json={"age": 2})).json()["age"] == 2
 
 
-async def test_a_constraint_of_the_operators_own_is_a_conflict_of_its_caller_alone(
-    client: httpx.AsyncClient, on_postgresql: Settings
-) -> None:
-    with connection_to(on_postgresql) as other:
-        other.execute("ALTER TABLE hero ADD CHECK (name <> 'Nobody')")
-    names = ["Deadpond", "Nobody", "Rusty-Man", "Nobody", "Spider-Boy"]
-    answers = await asyncio.gather(
-        *(client.post("/heroes/", json=DEADPOND | {"name": name}) for name in names)
-    )
-    assert [answer.status_code for answer in answers] == [200, 409, 200, 409, 200]
-
-
 async def test_connections_that_the_server_ended_are_replaced_unseen(
     client: httpx.AsyncClient, cluster: Cluster
 ) -> None:
