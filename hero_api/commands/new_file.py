@@ -23,9 +23,8 @@ def new_file(file: Path) -> Iterator[Path]:
             _sync(part)
             its_own = part.stat()
             try:
-                os.link(
-                    part, file
-                )  # it replaces nothing that was made meanwhile, as a rename would
+                # It replaces nothing that was made meanwhile, as a rename would.
+                os.link(part, file)
             except OSError:
                 _check_new(file)
                 part.rename(file)  # on a disk without links, such as a stick
