@@ -136,7 +136,8 @@ async def fetch(
         # transaction that is the batch's.
         await driver.execute("ROLLBACK")
         cursor = await driver.execute(statement, values)
-    return await cursor.fetchall() if cursor.description else []
+    # `description` would say the same, but it makes an object of each column.
+    return [] if cursor.rownumber is None else await cursor.fetchall()
 
 
 def driver_is_missing(error: ImportError) -> StartError:
