@@ -101,9 +101,14 @@ class PostgreSQLStatements(Statements):
         return exists().where(triggers.c.tgrelid == of, ~triggers.c.tgisinternal)
 
     def _locked(self, *, chosen: bool) -> CTE:
-        """Take the advisory lock; what is waited for behind it concerns single items."""
+        """Take the advisory lock; what is waited for behind it concerns single items.
+
+        It has the sequence, too, which takes as long to find as an id to draw.
+        """
         lock = func.pg_advisory_xact_lock if chosen else func.pg_advisory_xact_lock_shared
-        return _materialized(select(lock(literal_column(str(LOCK))), *_impatience()), "locked")
+        sequence = self._sequence().label("sequence")
+        source = select(lock(literal_column(str(LOCK))), sequence, *_impatience())
+        return _materialized(source, "locked")
 
     def _records(self, *columns: ColumnElement[Any]) -> TableValuedAlias:
         """Return the JSON objects as rows of the table's own columns and types."""
@@ -112,12 +117,13 @@ class PostgreSQLStatements(Statements):
         return items.table_valued(*columns, *typed).render_derived(name="item", with_types=True)
 
     def _sequence(self) -> ColumnElement[Any]:
-        return func.pg_get_serial_sequence(text(self.table.name), text(self.key.name))
+        name = func.pg_get_serial_sequence(text(self.table.name), text(self.key.name))
+        return cast(name, postgresql.REGCLASS)
 
     def _create(self) -> ClauseElement:
         locked, records = self._locked(chosen=False), self._records(column(_POSITION, Integer))
         others = [name for name in self.names if name != self.key.name]
-        draw = func.nextval(self._sequence(), type_=BigInteger).label(self.key.name)
+        draw = func.nextval(locked.c.sequence, type_=BigInteger).label(self.key.name)
         item = _materialized(
             select(records.c[_POSITION], draw, *(records.c[name] for name in others)).select_from(
                 locked, records
