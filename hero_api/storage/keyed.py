@@ -7,6 +7,7 @@ from time import time
 from typing import NamedTuple
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from hero_api.database.keys import KEPT, KeyStatements
 from hero_api.database.sessions import ReadWriteSession, fetch
@@ -58,7 +59,7 @@ async def create_once(
         if isinstance(row, Created)
     ]
     refused = [item.key for item, row in created if isinstance(row, ServiceError)]
-    parameters = {"noun": rows.noun, "now": now, "items": json.dumps(kept)}
+    parameters = {"noun": rows.noun, "now": now, "items": to_json(kept).decode()}
     try:
         await fetch(session, keys.store, parameters)
     except Exception as error:
