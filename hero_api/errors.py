@@ -5,7 +5,7 @@ from typing import Any
 
 
 class StartError(Exception):
-    """The service cannot start; the message is one line that says what to do."""
+    """The service cannot start, or a command cannot go on: the message, one line, says why."""
 
 
 class ServiceError(Exception):

@@ -2,8 +2,7 @@
 
 `batched` turns a batch function, which takes a session and a sequence of items, into a call for
 one item. A call that finds its queue idle runs at once. Calls that arrive meanwhile wait, and the
-next batch carries them, on a session of its own.
-Nobody is answered before COMMIT returned.
+next batch carries them, on a session of its own. Nobody is answered before COMMIT has returned.
 """
 
 import asyncio
@@ -39,8 +38,8 @@ def batched(  # noqa: PLR0913 - each but the first two can be left out
     `function` returns a result, or the error to raise, for each item, in order; with no items it
     still asks the database. Functions that share a queue share its transactions: each is called
     once for a batch, or more often where several items touch the same row (`touches` says which,
-    None for none), so that each call has one of these. `locks` takes the locks of a batch of
-    several functions, all of them in one order; rows that somebody else has locked are left out,
+    None for none), so that it never gets two of these together. `locks` takes the locks of a batch
+    of several functions, all of them in one order; rows that somebody else has locked are left out,
     unless it is to `wait`. `name` is for the log. Urgent calls have the next batch for themselves,
     in turns with the others; one that `is_alone` has a batch of its own.
 

@@ -215,7 +215,7 @@ class Batch:
         except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
             found = without_items
             await give_up(session)
-            # What is not available is not for the others either.
+            # A database that is not available is not there for the others either.
             is_fault = not isinstance(blame_statement(spec.name, found), UnavailableError)
             told = [call for call in calls if call.spec is spec or not is_fault]
             rest = [call for call in calls if call.spec is not spec and is_fault]

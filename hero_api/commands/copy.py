@@ -128,9 +128,9 @@ def _chunks(
 
 
 def _reason_against(column: Any, there: TransferEndpoint, value: Any) -> str | None:  # noqa: ANN401
-    """Say why the target cannot store a value as it is, where it would not say so or of which row.
+    """Say why the target cannot store a value; nothing where it can, or itself names the row.
 
-    PostgreSQL itself names the row of a number that is too large, or of a text for its index.
+    PostgreSQL does so for a number that is too large, and for a text that its index cannot take.
     """
     if value is None:
         return None if column.nullable else "is NULL"

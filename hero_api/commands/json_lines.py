@@ -80,7 +80,7 @@ def import_lines(  # noqa: PLR0913 - two ends, what a line is, and how
 ) -> Imported:
     """Store a row for each line, all or none; `skips_bad` passes over those that cannot be.
 
-    Raises `StartError`, one line that names the first such line.
+    Raises `StartError`, in one line: it names the first line of the file that cannot be stored.
     """
     check_alone(settings)
     each = _Import(settings, storage, progress, skips_bad)

@@ -51,7 +51,7 @@ _KINDS, _ANIMALS, _CITIES, _FIRST_NAMES, _LAST_NAMES = map(
         """,
     ),
 )
-# In one transaction: each changes most pages of the index on names, of a large table.
+# Heroes of a transaction: each changes most pages of the index on names, in a large table.
 _CHUNK = 50_000
 _NO_AGE = 10  # of a hundred heroes
 

@@ -29,7 +29,7 @@ _MAX_HEAD = 65_536  # bytes
 
 
 class ProtocolFactory:
-    """Makes the protocol of each connection, as uvicorn has it, and knows those that are open.
+    """Makes the protocol of each connection, in place of uvicorn's, and knows those that are open.
 
     A client may take `timeout` seconds to send a request, as long to read an answer, and as long
     until it asks again. Requests of `safe` methods are admitted by a limiter of their own, so that
@@ -120,7 +120,7 @@ class ClientProtocol(asyncio.BufferedProtocol):
         self._time = asyncio.get_running_loop().time
         self._transport: BufferedTransport | None = None
         self._held = bytearray()
-        self._is_full = False  # uvicorn wants no more for now
+        self._is_full = False  # whether uvicorn wants no more for now
         self._is_half_closed = False
         self._receives_since: float | None = None
         self._sends_since: float | None = None

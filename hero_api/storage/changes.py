@@ -1,4 +1,4 @@
-"""How rows are changed and deleted: also where a client knows a row, or somebody has locked it."""
+"""How rows are changed and deleted, and why some are not: other tags, or somebody's lock."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -116,7 +116,7 @@ async def _errors(
 
 
 def _changed(rows: Sequence[Any]) -> Sequence[Any]:
-    """Return rows without the word that they were changed.
+    """Return rows without the column that says whether they were changed.
 
     Raises `RefusedError` for one that a trigger has kept as it was: what it did instead is undone.
     """
