@@ -187,6 +187,32 @@ async def test_only_what_was_sent_is_changed(client: httpx.AsyncClient) -> None:
     assert (await client.get("/missions/1")).json() == changed
 
 
+NUL = "a\0b"  # which SQLite's functions for JSON would cut off, and PostgreSQL takes nowhere
+
+
+async def test_text_with_a_nul_is_refused_and_that_before_the_nul_is_not_stored(
+    client: httpx.AsyncClient,
+) -> None:
+    plain = {"title": r"a \u0000 that is none, behind a backslash: \\u0000"}
+    keyed = {"Idempotency-Key": "key"}
+    answers = await asyncio.gather(
+        client.post("/missions/", json=plain),
+        *(client.post("/missions/", json=mission) for mission in ({"title": NUL}, {"title": "\0"})),
+        client.post("/missions/", json={"title": NUL}, headers=keyed),
+    )
+    assert [answer.status_code for answer in answers] == [200, 422, 422, 422]
+    changed = await client.patch("/missions/1", json={"title": NUL})
+    assert changed.status_code == 422
+    assert (await client.get("/missions/")).json() == [as_pydantic_has_it(plain | {"id": 1})]
+
+
+async def test_a_filter_by_text_with_a_nul_finds_nothing_and_is_no_fault(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.get("/missions/", params={"title": NUL})
+    assert (answer.status_code, answer.json()) == (200, []) or answer.status_code == 422
+
+
 async def test_each_filter_finds_its_own(client: httpx.AsyncClient) -> None:
     heaps = [
         {"title": "a", "is_secret": True, "day": "2026-01-01", "budget": 1.5},

@@ -122,7 +122,7 @@ def judge(error: Exception) -> Verdict:
         return _judge_sqlite(cause)
     # psycopg need not be installed: its errors are told by what they have.
     if hasattr(cause, "sqlstate"):
-        return _judge_postgresql(cause.sqlstate)
+        return _judge_postgresql(cause)
     if isinstance(error, (ContendedError, UnavailableError)):
         is_moment = isinstance(error, ContendedError)
         return Verdict(Concerns.MOMENT if is_moment else Concerns.EVERYBODY, error)
@@ -184,9 +184,11 @@ def _judge_sqlite(cause: sqlite3.Error) -> Verdict:
     return Verdict(concerns, told(), code in _UNDONE_BY_SQLITE)
 
 
-def _judge_postgresql(state: str | None) -> Verdict:
-    if not state:  # the driver did not like what it was given: a fault of ours
-        return Verdict(Concerns.STATEMENT, RefusedError())
+def _judge_postgresql(cause: BaseException) -> Verdict:
+    state: str | None = getattr(cause, "sqlstate", None)
+    if not state:  # the driver did not like what it was given: a NUL in a text, or a fault of ours
+        concerns, told = _BY_SQLSTATE["22"] if type(cause).__name__ == "DataError" else _STATEMENT
+        return Verdict(concerns, told())
     concerns, told = _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2]) or _ITEM
     # A server that refuses a COMMIT has rolled it back.
     return Verdict(concerns, told(), concerns is not Concerns.EVERYBODY or state == "53100")

@@ -1,5 +1,6 @@
 """Rows as JSON: as they go into a statement, and as clients read them."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -11,7 +12,11 @@ from sqlalchemy import Table
 from hero_api.database.columns import RENDERED, kind_of
 from hero_api.database.pages import Page
 from hero_api.database.statements import BETWEEN
-from hero_api.errors import DamagedRowError
+from hero_api.errors import DamagedRowError, UnfitError
+
+# In JSON, not behind a backslash that another one escapes. PostgreSQL refuses it, and what SQLite
+# takes out of JSON ends before it.
+_NUL = re.compile(r"(?<!\\)(\\\\)*\\u0000")
 
 
 class Listed(NamedTuple):
@@ -36,14 +41,22 @@ class Renderer:
         self._public = None if kinds <= RENDERED else TypeAdapter(public)
 
     def dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
-        """Return an item as JSON; moments in one zone, so that they can be compared as text."""
+        """Return an item as JSON; moments in one zone, so that they can be compared as text.
+
+        Raises `UnfitError` for text with a NUL.
+        """
         if self._public is None:
-            return item.model_dump_json(exclude_unset=only_sent)
-        values = item.model_dump(exclude_unset=only_sent)
-        for name, value in values.items():
-            if isinstance(value, datetime) and value.tzinfo:
-                values[name] = value.astimezone(UTC)
-        return to_json(values).decode()
+            dumped = item.model_dump_json(exclude_unset=only_sent)
+        else:
+            values = item.model_dump(exclude_unset=only_sent)
+            for name, value in values.items():
+                if isinstance(value, datetime) and value.tzinfo:
+                    values[name] = value.astimezone(UTC)
+            dumped = to_json(values).decode()
+        # What is cheaper first.
+        if r"\u0000" in dumped and _NUL.search(dumped):
+            raise UnfitError
+        return dumped
 
     def render(self, body: str | None) -> str | None:
         """Return a row for clients; nothing of one that holds what JSON cannot."""
