@@ -107,6 +107,8 @@ class Batch:
         self._is_followed = is_followed
         self._running: BatchSpec[Any, Any, Any] | None = None
         self._failed_at_commit = False
+        self._refused: _Outcomes = []
+        self._rest: list[AnyCall] = []  # of a batch that was divided, to be served at the end
         self._tries = _TRIES
 
     async def serve(self) -> None:
@@ -115,17 +117,22 @@ class Batch:
             database = self.calls[0].database
             self.session = database.write_session() if self._writes else database.read_session()
             await self._transact(self.calls)
+            while self._rest:
+                rest, self._rest = self._rest, []
+                await self._transact(rest)
+            for call, told in self._refused:
+                self._answer(call, told)
         except Exception as error:  # noqa: BLE001 - raised where an error was handled
             for call in self.calls:
                 call.settle(error)
             with suppress(Exception):
                 await give_up(self.session)
 
-    async def _transact(self, calls: Sequence[AnyCall], *, in_parts: bool = False) -> None:
-        """Serve calls in one transaction; where that fails, see what can be done."""
+    async def _transact(self, calls: Sequence[AnyCall], *, in_parts: bool = False) -> bool:
+        """Serve calls in one transaction; where that fails, see what can be done, and say False."""
         calls = waited_for(calls)
         if not calls:
-            return
+            return True
         session = self.session
         is_committing = False
         self._running = None
@@ -158,9 +165,10 @@ class Batch:
                 self._tell(calls, error, OutcomeUnknownError)
             else:
                 await self._recover(calls, error, may_divide=not in_parts)
-            return
+            return False
         for call, result in outcomes:
             self._answer(call, result)
+        return True
 
     async def _recover(
         self, calls: Sequence[AnyCall], error: Exception, *, may_divide: bool
@@ -196,12 +204,18 @@ class Batch:
     ) -> None:
         """Find the call that spoils the others, in one transaction (`in_parts`) or in several."""
         if len(calls) == 1:
-            self._answer(calls[0], self._refusal(calls[0], error))
+            self._refuse(calls[0], error)
         elif self._writes and in_parts:
             await self._transact(calls, in_parts=True)
         else:
-            for half in _halves(calls):
-                await self._transact(half)
+            ordered = [call for stage in stages(calls) for call in stage]
+            # More than half: where these fail, which is likely then, that has cost no sync.
+            cut = max(1, len(ordered) * 2 // 3)
+            if await self._transact(ordered[:cut]):
+                await self._transact(ordered[cut:])
+            else:
+                # These may well be good, and share a transaction with all that are left over.
+                self._rest += ordered[cut:]
 
     async def _find_fault(
         self, spec: BatchSpec[Any, Any, Any], calls: Sequence[AnyCall], error: Exception
@@ -245,7 +259,6 @@ class Batch:
         await self._lock(calls)
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
-        refused: _Outcomes = []
         parts = [*_halves(calls)]
         while parts:
             part = parts.pop(0)
@@ -267,13 +280,11 @@ class Batch:
                 if len(part) > 1:
                     parts = [*_halves(part), *parts]
                 else:
-                    # Told with the answers of the others: a client that tries again at once
-                    # would spoil the next batch too.
-                    refused.append((part[0], self._refusal(part[0], error)))
+                    self._refuse(part[0], error)
             else:
                 served += part
                 outcomes += found
-        return outcomes + refused
+        return outcomes
 
     async def _lock(self, calls: Sequence[AnyCall]) -> None:
         """Take the locks of several kinds of calls in one order; one kind has an order itself."""
@@ -294,6 +305,11 @@ class Batch:
             call.settle(RefusedError())
         else:
             self.locked.append(call)
+
+    def _refuse(self, call: AnyCall, error: Exception) -> None:
+        # Told when the others are served: a client that tries again at once would spoil the next
+        # batch too.
+        self._refused.append((call, self._refusal(call, error)))
 
     def _refusal(self, call: AnyCall, error: Exception) -> Exception:
         """Return what is told of an error that is one item's, and report it."""

@@ -395,6 +395,29 @@ async def test_a_commit_that_a_constraint_refuses_is_tried_for_each_half(
     assert await asyncio.gather(*[first, served, *behind]) == [0, 4, 6, 8]
 
 
+async def test_where_only_commit_tells_the_others_share_one_and_the_refused_is_told_after_them(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    class Deferred(Session):
+        async def commit(self) -> None:
+            if 1 in batches.items[-1]:
+                raise database_error(IntegrityError, CONSTRAINT)
+
+    call = batched(batches, QueueSpec("many", writes=True), name="many")
+    first = await hold(call, Session(queues), batches)
+    calls = await start(call, Deferred(queues), *range(1, 10), *range(10, 17))
+    told: list[asyncio.Future[int]] = []
+    for each in calls:
+        each.add_done_callback(told.append)
+    batches.gate.set()
+    results = await asyncio.gather(first, *calls, return_exceptions=True)
+    assert isinstance(results.pop(1), RefusedError)
+    assert results == [0, *(2 * n for n in range(2, 17))]
+    failed = [[*range(1, end)] for end in (10, 7, 5, 3, 2)]
+    assert batches.items == [[0], *failed, [*range(2, 10)], [*range(10, 17)]]
+    assert told.index(calls[0]) == 8
+
+
 async def test_an_error_that_no_list_names_is_about_an_item(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
