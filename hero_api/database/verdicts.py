@@ -137,7 +137,7 @@ def is_hearsay(error: Exception) -> bool:
     for then, and a server that only reads refuses that too.
     """
     state = getattr(_cause(error), "sqlstate", None)
-    return bool(state) and state not in {"53100", "25006", "55P03"}
+    return bool(state) and state not in {"53100", "25006"}
 
 
 def is_duplicate(error: Exception) -> bool:
