@@ -419,3 +419,24 @@ async def test_a_session_of_a_tests_own_keeps_keys_too(app: FastAPI) -> None:
             assert (await client.delete("/heroes/1")).status_code == 200
             assert (await create(client, "a")).status_code == 410
     await engine.dispose()
+
+
+async def test_what_a_trigger_on_the_keys_refuses_is_refused_and_not_tried_again(
+    settings: Settings,
+) -> None:
+    act = "INSERT INTO seen VALUES (NEW.fingerprint);"
+    async with running(create_app(settings)) as client:
+        with connection_to(settings) as other:
+            other.execute("CREATE TABLE seen (fingerprint text UNIQUE)")
+            when = "CREATE TRIGGER see AFTER INSERT ON hero_api_idempotency"
+            if settings.is_postgresql:
+                body = f"BEGIN {act} RETURN NEW; END"
+                other.execute(
+                    f"CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"
+                )
+                other.execute(f"{when} FOR EACH ROW EXECUTE FUNCTION see()")
+            else:
+                other.execute(f"{when} BEGIN {act} END")
+        answers = [await create(client, key) for key in "ab"]
+    assert statuses(answers) == [200, 409]
+    assert len(stored(settings)) == 1

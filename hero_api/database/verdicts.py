@@ -106,7 +106,6 @@ _BY_SQLSTATE: Mapping[str, _Kind] = {
     "XX001": (Concerns.ITEM, partial(CorruptError, "pg_amcheck")),
     "XX002": (Concerns.ITEM, partial(CorruptError, "pg_amcheck")),
 }
-_DUPLICATES = {sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, "23505"}
 _OF_A_BAD_ROW = ("decode to UTF-8", "JSON cannot hold BLOB")
 _LONGEST = 300  # characters of a database's message in the log
 
@@ -141,10 +140,14 @@ def is_hearsay(error: Exception) -> bool:
 
 
 def is_duplicate(error: Exception) -> bool:
-    """Say whether what was to be stored is there already, under the same unique key."""
+    """Say whether another process has stored meanwhile what a statement was to store.
+
+    On SQLite nobody else writes meanwhile. What a trigger stores elsewhere may be a duplicate too,
+    and stays one: that has a context on PostgreSQL.
+    """
     cause = _cause(error)
-    code = getattr(cause, "sqlite_errorcode", None) or getattr(cause, "sqlstate", None)
-    return code in _DUPLICATES
+    context = getattr(getattr(cause, "diag", None), "context", None)
+    return getattr(cause, "sqlstate", None) == "23505" and not context
 
 
 def describe(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -19,23 +20,24 @@ from hero_api.server.signals import stop_signals
 _SHORT_LIFE = 5.0  # seconds: a process that dies sooner is started again after a pause
 _PAUSE = 1.0  # seconds
 _PATIENCE = 4.5  # seconds: a process that has not ended by then is killed
-_A_MOMENT = 0.05  # seconds: what ends a process may be told to this one after that
-_READY = signal.SIGUSR1  # which a process sends when it serves
+_LOOK_EVERY = 0.05  # seconds: for what ends the start, while a process starts
 
 logger = logging.getLogger("hero_api")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process has of its supervisor: its id, and the end of a pipe that it holds open."""
+    """The ends of two pipes, which all processes share, to the supervisor."""
 
-    supervisor: int
+    readiness: int
     life: int
 
     def is_ready(self) -> None:
         """Tell the supervisor that this process serves."""
-        with suppress(ProcessLookupError):
-            os.kill(self.supervisor, _READY)
+        # No signal: one that is not waited for just then would end a supervisor that has threads,
+        # such as telemetry's, which do not block it. Nobody reads on after the start.
+        with suppress(BrokenPipeError, BlockingIOError):
+            os.write(self.readiness, b"1")
 
     def end_with_supervisor(self) -> None:
         """Let this process stop when the supervisor is gone, however that ended."""
@@ -61,8 +63,10 @@ def supervise(
     """
     # A blocked signal is not lost: it stays pending until it is waited for.
     stop = stop_signals()
-    signal.pthread_sigmask(signal.SIG_BLOCK, stop | {signal.SIGCHLD, _READY})
-    start = partial(_fork, serve, os.pipe())
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop | {signal.SIGCHLD})
+    readiness, life = os.pipe(), os.pipe()
+    os.set_blocking(readiness[1], False)
+    start = partial(_fork, serve, readiness, life)
     born: dict[int, float] = {}
     try:
         for _ in range(count):
@@ -71,7 +75,7 @@ def supervise(
             except OSError as error:
                 raise StartError(f"Cannot start {count} workers: {error.strerror}") from error
             born[process] = time.monotonic()
-            if not _becomes_ready(process, stop):
+            if not _becomes_ready(process, readiness[0], stop):
                 return
         announce()
         while True:
@@ -97,29 +101,34 @@ def supervise(
         _stop(born)
 
 
-def _fork(serve: Callable[[Worker], None], life: tuple[int, int]) -> int:
+def _fork(
+    serve: Callable[[Worker], None], readiness: tuple[int, int], life: tuple[int, int]
+) -> int:
     """Start a process, and return its id."""
-    worker = Worker(os.getpid(), life[0])
     process = os.fork()
     if process == 0:
+        os.close(readiness[0])
         os.close(life[1])
-        _work(serve, worker)
+        _work(serve, Worker(readiness[1], life[0]))
     return process
 
 
-def _becomes_ready(process: int, stop: set[signal.Signals]) -> bool:
+def _becomes_ready(process: int, readiness: int, stop: set[signal.Signals]) -> bool:
     """Wait until a process is ready; return False when a stop signal came before that.
 
     Raises `SystemExit` when the process ended.
     """
-    while (number := signal.sigwait(stop | {signal.SIGCHLD, _READY})) == signal.SIGCHLD:
+    while not select.select([readiness], [], [], _LOOK_EVERY)[0]:
+        if signal.sigtimedwait(stop, 0):
+            return False
         # It is still to be waited for, as every other that has ended.
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             # The terminal's Ctrl-C ends the process too, maybe before this one is told.
-            if signal.sigtimedwait(stop, _A_MOMENT):
+            if signal.sigtimedwait(stop, _LOOK_EVERY):
                 return False
             raise SystemExit(1)
-    return number == _READY
+    os.read(readiness, 1)
+    return True
 
 
 def _work(serve: Callable[[Worker], None], worker: Worker) -> NoReturn:

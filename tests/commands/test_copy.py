@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table
 
 from hero_api.app import create_app
 from hero_api.commands.copy import Copied, copy
@@ -541,6 +542,21 @@ def test_a_hero_that_the_target_cannot_store_is_named(make: Make, values: str, e
     assert stored(target) == []
     change(source, "DELETE FROM hero WHERE id = 33333")
     assert copied(source, target).heroes == 50
+
+
+def test_a_row_that_the_target_cannot_store_is_named_of_a_table_with_a_number_in_its_name(
+    make: Make,
+) -> None:
+    key = BigInteger().with_variant(Integer, "sqlite")
+    table = Table(
+        "team99", MetaData(), Column("id", key, primary_key=True), Column("size", Integer)
+    )
+    source, target = make("sqlite"), make("postgresql")
+    change(source, "CREATE TABLE team99 (id INTEGER PRIMARY KEY, size INTEGER)")
+    change(source, "INSERT INTO team99 VALUES (1, 1), (2, 1), (33333, 9999999999)")
+    change(target, "CREATE TABLE team99 (id bigserial PRIMARY KEY, size integer)")
+    with pytest.raises(StartError, match="team99 33333: "), Progress() as progress:
+        copy(source, target, table, progress)
 
 
 def test_what_cannot_be_stored_leaves_whole_transactions_before_it(

@@ -186,6 +186,26 @@ def test_all_workers_are_replaced_and_no_descriptor_is_left(forking: Server, fai
     assert forking.descriptors() == descriptors
 
 
+THREADED = """
+import threading
+from hero_api.cli import main
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+main()
+"""
+
+
+def test_a_worker_is_replaced_where_the_supervisor_has_threads(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    program = ("-c", THREADED, "serve", "--port", "0", "--workers", "2")
+    with serving(tmp_path, program=program, database_url=cluster.new_schema()) as server:
+        for worker in workers(server):
+            os.kill(worker, signal.SIGKILL)
+        assert create(server) == 1
+        server.process.terminate()
+        assert server.process.wait(SOON) == 0
+
+
 def test_a_signal_ends_it_while_a_worker_cannot_be_replaced(forking: Server, fails: Path) -> None:
     processes = workers(forking)
     fails.touch()

@@ -104,8 +104,9 @@ class PostgreSQLEndpoint:
                         copy.write_row(row)
         except self._psycopg.Error as error:
             # The server says in which line of what it was sent.
-            line = re.match(r"COPY \D*(\d+)", error.diag.context or "")
             table = self._table.name
+            # The word for a line is the server's language's.
+            line = re.match(rf"COPY {re.escape(table)}\D*(\d+)", error.diag.context or "")
             which = f"cannot store {table} {chunk[int(line[1]) - 1][0]}: " if line else ""
             said = error.diag.message_primary or reason(error)
             raise StartError(f"{self.name} {which}{said}") from error

@@ -12,6 +12,7 @@ from hero_api.errors import StartError
 
 _PATIENCE = 5.0  # seconds that a command waits for a lock
 _OPERATIONS = 100_000  # of SQLite's, after which Python looks for signals
+_LOOKS = 4  # at the system's locks, before a file is refused
 
 
 def unusable(path: Path, reason: str) -> StartError:
@@ -112,6 +113,11 @@ def _is_log_of_another_file(path: Path) -> bool:
     SQLite locks a file for as long as it has its log open. Where the system does not list the
     locks (proc_locks(5)), none is found, and so are those of another container.
     """
+    # A long list is read in pieces, and lacks a lock where another ends between two of them.
+    return all(_is_log_locked_alone(path) for _ in range(_LOOKS))
+
+
+def _is_log_locked_alone(path: Path) -> bool:
     try:
         locks = Path("/proc/locks").read_text(encoding="utf-8")
         file, index = (

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from hero_api.app import create_app
 from hero_api.database.sessions import Database, open_database
-from hero_api.database.sqlite.file import is_mounted
+from hero_api.database.sqlite.file import check_log, is_mounted
 from hero_api.errors import StartError
 from hero_api.heroes import heroes
 from hero_api.settings import Settings
@@ -435,6 +435,24 @@ async def test_a_service_does_not_start_on_a_replacement_before_the_one_on_its_p
         async with running(create_app(settings_for(file))) as client:
             answer = await client.get("/heroes/?count=true")
         assert answer.headers["X-Total-Count"] == str(count)
+
+
+async def test_a_lock_that_is_missing_from_one_look_at_a_long_list_is_no_reason_to_refuse(
+    one_hero: httpx.AsyncClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    read = Path.read_text
+
+    def read_in_pieces(file: Path, encoding: str) -> str:
+        looks.append(read(file, encoding))
+        of_file = f":{path.stat().st_ino} "
+        lines = looks[-1].splitlines()
+        return "\n".join(line for line in lines if len(looks) > 1 or of_file not in line)
+
+    assert (await one_hero.get("/heroes/1")).status_code == 200
+    monkeypatch.setattr(Path, "read_text", read_in_pieces)
+    check_log(path)
+    assert len(looks) > 1
 
 
 # A link in the place of the file
