@@ -206,6 +206,32 @@ async def test_text_with_a_nul_is_refused_and_that_before_the_nul_is_not_stored(
     assert (await client.get("/missions/")).json() == [as_pydantic_has_it(plain | {"id": 1})]
 
 
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        {"title": "\ud800"},
+        {"priority": 2**63},
+        {"budget": "inf"},
+        {"budget": "nan"},
+        {"begun": "0001-01-01T00:00:00+14:00"},
+        {"ended": "9999-12-31T23:59:59-14:00"},
+    ],
+)
+async def test_what_no_engine_stores_as_it_is_is_refused(
+    client: httpx.AsyncClient, unfit: dict[str, object]
+) -> None:
+    created = (await client.post("/missions/", json=FULL)).json()
+    content = json.dumps(FULL | unfit).encode()
+    plain = {"Content-Type": "application/json"}
+    for headers in (plain, plain | {"Idempotency-Key": "key"}):
+        answer = await client.post("/missions/", content=content, headers=headers)
+        assert answer.status_code == 422
+    changes = json.dumps(unfit).encode()
+    answer = await client.patch("/missions/1", content=changes, headers=plain)
+    assert answer.status_code == (422 if unfit.keys() <= MissionUpdate.model_fields.keys() else 200)
+    assert (await client.get("/missions/")).json() == [created]
+
+
 async def test_a_filter_by_text_with_a_nul_finds_nothing_and_is_no_fault(
     client: httpx.AsyncClient,
 ) -> None:

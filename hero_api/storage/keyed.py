@@ -52,29 +52,45 @@ async def create_once(
     now = int(time())
     known = await _known(rows, session, keys, [item.key for item in items], now)
     new = [item for item in items if item.key not in known]
-    created = [*zip(new, await create(session, [item.content for item in new]), strict=True)]
-    kept = [
-        {"key": item.key, "fingerprint": item.fingerprint, "row_id": row.id, "answer": row.body}
-        for item, row in created
-        if isinstance(row, Created)
-    ]
-    refused = [item.key for item, row in created if isinstance(row, ServiceError)]
-    parameters = {"noun": rows.noun, "now": now, "items": to_json(kept).decode()}
-    try:
-        await fetch(session, keys.store, parameters)
-    except Exception as error:
-        if is_duplicate(error):
-            raise ContendedError from error  # another process has stored it since the first look
-        raise
-    if refused and await _known(rows, session, keys, refused, now):
-        raise ContendedError
-    results = {item.key: row for item, row in created}
+    results: dict[str, Created | ServiceError] = {}
+    if new or not items:
+        created = await create(session, [item.content for item in new])
+        await _keep(rows, session, keys, [*zip(new, created, strict=True)], now)
+        results = dict(zip([item.key for item in new], created, strict=True))
     for item in items:
         if item.key in known:
             fingerprint, result = known[item.key]
             is_other = isinstance(result, Created) and fingerprint != item.fingerprint
             results[item.key] = KeyReusedError() if is_other else result
     return [results[item.key] for item in items]
+
+
+async def _keep(
+    rows: Rows,
+    session: ReadWriteSession,
+    keys: KeyStatements,
+    created: Sequence[tuple[Keyed, Created | ServiceError]],
+    now: int,
+) -> None:
+    """Keep the keys of the rows that were stored, and how they are answered.
+
+    Raises `ContendedError` where another process has stored one since the first look.
+    """
+    kept = [
+        {"key": item.key, "fingerprint": item.fingerprint, "row_id": row.id, "answer": row.body}
+        for item, row in created
+        if isinstance(row, Created)
+    ]
+    parameters = {"noun": rows.noun, "now": now, "items": to_json(kept).decode()}
+    try:
+        await fetch(session, keys.store, parameters)
+    except Exception as error:
+        if is_duplicate(error):
+            raise ContendedError from error
+        raise
+    refused = [item.key for item, row in created if isinstance(row, ServiceError)]
+    if refused and await _known(rows, session, keys, refused, now):
+        raise ContendedError
 
 
 async def create_bulks_once(

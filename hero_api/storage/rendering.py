@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from math import isfinite
 from typing import NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -10,7 +11,7 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import Table
 
 from hero_api.database.columns import RENDERED, kind_of
-from hero_api.database.pages import Page
+from hero_api.database.pages import MAX_ID, MIN_ID, Page
 from hero_api.database.statements import BETWEEN
 from hero_api.errors import DamagedRowError, UnfitError
 
@@ -43,16 +44,18 @@ class Renderer:
     def dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
         """Return an item as JSON; moments in one zone, so that they can be compared as text.
 
-        Raises `UnfitError` for text with a NUL.
+        Raises `UnfitError` for what no engine stores as it is: text with a NUL or with half of a
+        surrogate pair, a float that is no number, a moment out of the years of UTC, and, where
+        `only_sent`, an integer of more than 64 bits: a whole row's the database itself refuses.
         """
-        if self._public is None:
-            dumped = item.model_dump_json(exclude_unset=only_sent)
-        else:
-            values = item.model_dump(exclude_unset=only_sent)
-            for name, value in values.items():
-                if isinstance(value, datetime) and value.tzinfo:
-                    values[name] = value.astimezone(UTC)
-            dumped = to_json(values).decode()
+        try:
+            if self._public is None and not only_sent:
+                dumped = item.model_dump_json(exclude_unset=only_sent)
+            else:
+                values = item.model_dump(exclude_unset=only_sent)
+                dumped = to_json({name: _plain(value) for name, value in values.items()}).decode()
+        except (ValueError, OverflowError) as error:
+            raise UnfitError from error
         # What is cheaper first.
         if r"\u0000" in dumped and _NUL.search(dumped):
             raise UnfitError
@@ -91,3 +94,10 @@ def array(items: Iterable[str]) -> str:
 def with_number(name: str, number: int, item: str) -> str:
     """Return the JSON of an item with one more field."""
     return f'{{"{name}":{number}{"}" if item == "{}" else "," + item[1:]}'
+
+
+def _plain(value: object) -> object:
+    is_large = isinstance(value, int) and not MIN_ID <= value <= MAX_ID
+    if is_large or (isinstance(value, float) and not isfinite(value)):
+        raise ValueError(value)
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
