@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from hero_api.batching import R
+from hero_api.database.pages import MAX_ID, MIN_ID
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession, fetch
 from hero_api.errors import (
     DamagedRowError,
@@ -14,6 +15,7 @@ from hero_api.errors import (
     RowLockedError,
     ServiceError,
     StaleError,
+    UnfitError,
 )
 from hero_api.etags import tag_of
 from hero_api.storage.rendering import array, with_number
@@ -51,6 +53,10 @@ async def update_rows(
 ) -> Mapping[int, str]:
     """Change the fields that were sent, and return the rows that there are as JSON objects."""
     statements, dump = await rows.statements(session), rows.renderer.dump
+    for change in changes.values():
+        # SQLite would make a float of it, and the row looks damaged then.
+        if any(isinstance(n, int) and not MIN_ID <= n <= MAX_ID for _, n in change.fields):
+            raise UnfitError
     items = array(
         with_number("id", row_id, dump(change.fields, only_sent=True))
         for row_id, change in changes.items()

@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from sqlalchemy import Table
 
 from hero_api.database.columns import RENDERED, kind_of
-from hero_api.database.pages import MAX_ID, MIN_ID, Page
+from hero_api.database.pages import Page
 from hero_api.database.statements import BETWEEN
 from hero_api.errors import DamagedRowError, UnfitError
 
@@ -45,11 +45,10 @@ class Renderer:
         """Return an item as JSON; moments in one zone, so that they can be compared as text.
 
         Raises `UnfitError` for what no engine stores as it is: text with a NUL or with half of a
-        surrogate pair, a float that is no number, a moment out of the years of UTC, and, where
-        `only_sent`, an integer of more than 64 bits: a whole row's the database itself refuses.
+        surrogate pair, a float that is no number, a moment out of the years of UTC.
         """
         try:
-            if self._public is None and not only_sent:
+            if self._public is None:
                 dumped = item.model_dump_json(exclude_unset=only_sent)
             else:
                 values = item.model_dump(exclude_unset=only_sent)
@@ -97,7 +96,6 @@ def with_number(name: str, number: int, item: str) -> str:
 
 
 def _plain(value: object) -> object:
-    is_large = isinstance(value, int) and not MIN_ID <= value <= MAX_ID
-    if is_large or (isinstance(value, float) and not isfinite(value)):
+    if isinstance(value, float) and not isfinite(value):
         raise ValueError(value)
     return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else value
