@@ -4,10 +4,9 @@ import asyncio
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -208,7 +207,7 @@ class Batch:
         elif self._writes and in_parts:
             await self._transact(calls, in_parts=True)
         else:
-            ordered = [call for stage in stages(calls) for call in stage]
+            ordered = _in_stages(calls)
             # More than half: where these fail, which is likely then, that has cost no sync.
             cut = max(1, len(ordered) * 2 // 3)
             if await self._transact(ordered[:cut]):
@@ -253,15 +252,20 @@ class Batch:
         return outcomes
 
     async def _run_parts(self, calls: Sequence[AnyCall]) -> _Outcomes:
-        """Run calls of which some fail: halves of them, each behind a savepoint."""
+        """Run calls of which some fail: parts of them, each behind a savepoint.
+
+        A part that fails is run again by halves, and one behind a part that does not is twice as
+        large: so a part is about as large as they can be without a call that fails.
+        """
         session = self.session
         await session.limit_lock_waits()
         await self._lock(calls)
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
-        parts = [*_halves(calls)]
-        while parts:
-            part = parts.pop(0)
+        left = _in_stages(calls)
+        size = max(1, len(left) // 2)
+        while left:
+            part, others = left[:size], left[size:]
             await session.begin_part()
             try:
                 found = await self._run(part)
@@ -278,12 +282,15 @@ class Batch:
                     await session.rollback()
                     outcomes = await self._run(served)
                 if len(part) > 1:
-                    parts = [*_halves(part), *parts]
+                    size = len(part) // 2
                 else:
                     self._refuse(part[0], error)
+                    left = others
             else:
                 served += part
                 outcomes += found
+                left = others
+                size *= 2
         return outcomes
 
     async def _lock(self, calls: Sequence[AnyCall]) -> None:
@@ -355,14 +362,8 @@ def waited_for(calls: Iterable[AnyCall]) -> list[AnyCall]:
     return [call for call in calls if not call.answer.done()]
 
 
-def _halves(calls: Sequence[AnyCall]) -> Iterator[Sequence[AnyCall]]:
-    """Divide calls between two stages, or in the middle of the only one."""
-    found = stages(calls)
-    ordered = [call for stage in found for call in stage]
-    middle = len(ordered) // 2
-    ends = accumulate(map(len, found[:-1]))
-    cut = min(ends, key=lambda end: abs(end - middle), default=middle)
-    yield from (half for half in (ordered[:cut], ordered[cut:]) if half)
+def _in_stages(calls: Iterable[AnyCall]) -> list[AnyCall]:
+    return [call for stage in stages(calls) for call in stage]
 
 
 async def give_up(session: AsyncSession) -> None:
