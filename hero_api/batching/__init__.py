@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S, give_up
+from hero_api.batching.batch import BatchFunction, BatchSpec, Item, Locks, R, S, end_transaction
 from hero_api.batching.queue import QUEUES, BatchQueues, QueueSpec
 from hero_api.database.sessions import ReadOnlySession
 from hero_api.database.verdicts import judge
@@ -83,7 +83,7 @@ async def _serve_alone(spec: BatchSpec[S, Item, R], session: S, item: Item, *, w
                 await _commit(session)
         except BaseException as error:
             # Who was cancelled leaves nothing behind to the next call either.
-            await give_up(session)
+            await end_transaction(session)
             if not isinstance(error, Exception):
                 raise
             verdict = judge(error)

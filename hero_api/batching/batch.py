@@ -44,7 +44,7 @@ class BatchSpec(Generic[S, Item, R]):
     touches: Callable[[Item], object] | None
     locks: Locks | None
     is_urgent: bool
-    is_alone: bool = False
+    is_alone: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -125,7 +125,7 @@ class Batch:
             for call in self.calls:
                 call.settle(error)
             with suppress(Exception):
-                await give_up(self.session)
+                await end_transaction(self.session)
 
     async def _transact(self, calls: Sequence[AnyCall], *, in_parts: bool = False) -> bool:
         """Serve calls in one transaction; where that fails, see what can be done, and say False."""
@@ -158,7 +158,7 @@ class Batch:
                 await session.close()
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
-            await give_up(session)
+            await end_transaction(session)
             self._failed_at_commit = is_committing
             if is_committing and not judge(error).is_undone:
                 self._tell(calls, error, OutcomeUnknownError)
@@ -227,7 +227,7 @@ class Batch:
             await spec.function(session, [])
         except Exception as without_items:  # noqa: BLE001 - it is handed to the callers
             found = without_items
-            await give_up(session)
+            await end_transaction(session)
             # A database that is not available is not there for the others either.
             is_fault = not isinstance(blame_statement(spec.name, found), UnavailableError)
             told = [call for call in calls if call.spec is spec or not is_fault]
@@ -235,7 +235,7 @@ class Batch:
             self._tell(told, found, lambda: blame_statement(spec.name, found))
             await self._transact(rest)
             return
-        await give_up(session)
+        await end_transaction(session)
         await self._divide(calls, error)
 
     async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
@@ -366,7 +366,7 @@ def _in_stages(calls: Iterable[AnyCall]) -> list[AnyCall]:
     return [call for stage in stages(calls) for call in stage]
 
 
-async def give_up(session: AsyncSession) -> None:
+async def end_transaction(session: AsyncSession) -> None:
     """End the session's transaction; a connection that cannot even do that is thrown away."""
     try:
         await session.rollback()

@@ -20,7 +20,7 @@ from hero_api.settings import Settings
 
 _CHUNK = 10_000  # heroes that are stored in one transaction
 _LARGE = 2_000_000  # characters: of large heroes a chunk has fewer
-_PAGE = 100  # rows that are compared between two marks of the progress
+_STEP = 100  # rows that are compared between two marks of the progress
 _PYTHON_TYPES: dict[Kind, tuple[type, ...]] = {
     Kind.TEXT: (str,),
     Kind.INTEGER: (int,),
@@ -156,9 +156,9 @@ def _compare(
             raise StartError(reason(hero_id, is_more=other is None))
         checksum.update(repr(one).encode())
         count += 1
-        if count % _PAGE == 0:
-            progress.advance(_PAGE)
-    progress.advance(count % _PAGE)
+        if count % _STEP == 0:
+            progress.advance(_STEP)
+    progress.advance(count % _STEP)
     return count, checksum.hexdigest()
 
 

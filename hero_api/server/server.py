@@ -156,7 +156,7 @@ async def _serve(
             return
         if worker:
             worker.end_with_supervisor()
-            worker.is_ready()
+            worker.tell_ready()
         else:
             announce()
         # Imported objects live for ever: the collector need not look at them, nor run often.

@@ -32,7 +32,7 @@ class Worker:
     readiness: int
     life: int
 
-    def is_ready(self) -> None:
+    def tell_ready(self) -> None:
         """Tell the supervisor that this process serves."""
         # No signal: one that is not waited for just then would end a supervisor that has threads,
         # such as telemetry's, which do not block it. Nobody reads on after the start.
