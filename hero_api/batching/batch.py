@@ -33,6 +33,7 @@ Locks = Callable[..., Awaitable[None]]  # of a session and items of any kind, an
 
 _TRIES = 16  # of a batch whose transactions others get in the way of
 _PAUSE = 0.02  # seconds at most between two of them
+_MANY = 4  # culprits of a batch, which its rest would be run again for, one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,23 +108,28 @@ class Batch:
         self._running: BatchSpec[Any, Any, Any] | None = None
         self._failed_at_commit = False
         self._refused: _Outcomes = []
+        self._has_many_culprits = False
         self._rest: list[AnyCall] = []  # of a batch that was divided, to be served at the end
         self._tries = _TRIES
 
     async def serve(self) -> None:
         """Serve every call that is still waited for."""
+        failure = None
         try:
             database = self.calls[0].database
             self.session = database.write_session() if self._writes else database.read_session()
             await self._transact(self.calls)
             while self._rest:
                 rest, self._rest = self._rest, []
+                self._has_many_culprits = len(self._refused) >= _MANY
                 await self._transact(rest)
-            for call, told in self._refused:
-                self._answer(call, told)
         except Exception as error:  # noqa: BLE001 - raised where an error was handled
+            failure = error
+        for call, told in self._refused:
+            self._answer(call, told)
+        if failure:
             for call in self.calls:
-                call.settle(error)
+                call.settle(failure)
             with suppress(Exception):
                 await end_transaction(self.session)
 
@@ -134,6 +140,7 @@ class Batch:
             return True
         session = self.session
         is_committing = False
+        refused = len(self._refused)
         self._running = None
         try:
             if self._writes:
@@ -159,6 +166,8 @@ class Batch:
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
             await end_transaction(session)
+            # They are run again, and one that was found locked twice would be waited for twice.
+            del self._refused[refused:]
             self._failed_at_commit = is_committing
             if is_committing and not judge(error).is_undone:
                 self._tell(calls, error, OutcomeUnknownError)
@@ -210,7 +219,7 @@ class Batch:
             ordered = _in_stages(calls)
             # More than half: where these fail, which is likely then, that has cost no sync.
             cut = max(1, len(ordered) * 2 // 3)
-            if await self._transact(ordered[:cut]):
+            if await self._transact(ordered[:cut]) or self._has_many_culprits:
                 await self._transact(ordered[cut:])
             else:
                 # These may well be good, and share a transaction with all that are left over.

@@ -91,6 +91,10 @@ class Contended(Exception):  # noqa: N818 - as psycopg's, which need not be inst
     sqlstate = "40001"
 
 
+class Locked(Exception):  # noqa: N818 - as psycopg's too
+    sqlstate = "55P03"
+
+
 class Batches:
     """A batch function that doubles its items: it records its batches, and waits at a gate."""
 
@@ -416,6 +420,68 @@ async def test_where_only_commit_tells_the_others_share_one_and_the_refused_is_t
     failed = [[*range(1, end)] for end in (10, 7, 5, 3, 2)]
     assert batches.items == [[0], *failed, [*range(2, 10)], [*range(10, 17)]]
     assert told.index(calls[0]) == 8
+
+
+async def test_a_call_that_was_found_locked_twice_is_waited_for_once(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    class Deferred(Session):
+        begun = 1  # the transaction, behind the batch that is held
+
+        async def commit(self) -> None:
+            if any(2 in items for items in batches.items[self.begun :]):
+                raise database_error(IntegrityError, CONSTRAINT)
+            self.begun = len(batches.items)
+
+        async def rollback(self) -> None:
+            self.begun = len(batches.items)
+
+    first = await hold(double, Session(queues), batches)
+    locked, refused, *behind = await start(double, Deferred(queues), 1, 2, 3, 4)
+    batches.bad = {1: Locked()}
+    batches.gate.set()
+    with pytest.raises(RefusedError):
+        await refused
+    with pytest.raises(RowLockedError):
+        await locked
+    assert await asyncio.gather(first, *behind) == [0, 6, 8]
+    assert [items for items in batches.items if set(items) == {1}][-1] == [1]
+
+
+async def test_where_only_commit_tells_of_many_a_call_is_not_run_again_for_each(
+    queues: BatchQueues, batches: Batches
+) -> None:
+    class Refusing(Session):
+        async def commit(self) -> None:
+            raise database_error(IntegrityError, CONSTRAINT)
+
+    call = batched(batches, QueueSpec("many", writes=True), name="many")
+    first = await hold(call, Session(queues), batches)
+    calls = await start(call, Refusing(queues), *range(128))
+    batches.gate.set()
+    results = await asyncio.gather(first, *calls, return_exceptions=True)
+    assert all(isinstance(result, RefusedError) for result in results[1:])
+    assert len(batches.items) < 3 * len(calls)
+
+
+async def test_who_was_refused_is_told_so_where_the_others_cannot_be_served(
+    queues: BatchQueues, batches: Batches, double: Call
+) -> None:
+    class Failing(Session):
+        async def commit(self) -> None:
+            if 1 in batches.items[-1]:
+                raise database_error(IntegrityError, CONSTRAINT)
+            self.rollback = self.invalidate = self.fail  # type: ignore[method-assign]
+            await self.fail()
+
+        async def fail(self) -> None:
+            raise OSError
+
+    first = await hold(double, Session(queues), batches)
+    calls = await start(double, Failing(queues), 1, 2, 3)
+    batches.gate.set()
+    results = await asyncio.gather(first, *calls, return_exceptions=True)
+    assert [type(result) for result in results] == [int, RefusedError, OSError, OSError]
 
 
 async def test_an_error_that_no_list_names_is_about_an_item(
