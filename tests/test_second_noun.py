@@ -232,6 +232,22 @@ async def test_what_no_engine_stores_as_it_is_is_refused(
     assert (await client.get("/missions/")).json() == [created]
 
 
+@pytest.mark.sqlite
+@pytest.mark.parametrize("key", [None, "key"])
+async def test_lines_that_cannot_be_stored_are_named_with_a_key_and_without(
+    app: FastAPI, key: str | None
+) -> None:
+    @app.post("/bulk")
+    async def create_bulk(session: Writes) -> None:
+        rows = {n: MissionBase(title=title) for n, title in ((1, "a"), (3, NUL), (4, "b"))}
+        await missions.create_bulk(session, rows, key)
+
+    async with running(app) as client:
+        answer = await client.post("/bulk")
+    assert answer.status_code == 422
+    assert [line["loc"] for line in answer.json()["detail"]] == [["body", 3]]
+
+
 async def test_a_filter_by_text_with_a_nul_finds_nothing_and_is_no_fault(
     client: httpx.AsyncClient,
 ) -> None:

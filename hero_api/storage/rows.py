@@ -72,11 +72,23 @@ class Rows:
         return known[self]
 
     def fingerprint(self, sent: BaseModel | Bulk) -> str:
-        """Return a hash of the fields that a client has sent."""
+        """Return a hash of the fields that a client has sent.
+
+        Raises `UnfitError`, or of a bulk `LinesRefusedError`, for what no engine can store.
+        """
         dump = partial(self.renderer.dump, only_sent=True)
         if isinstance(sent, BaseModel):
             return tag_of(dump(sent))
-        return tag_of(array(map(dump, sent.values())))
+        dumped: list[str] = []
+        errors: dict[int, ServiceError] = {}
+        for number, row in sent.items():
+            try:
+                dumped.append(dump(row))
+            except UnfitError as error:
+                errors[number] = error
+        if errors:
+            raise LinesRefusedError(errors)
+        return tag_of(array(dumped))
 
     async def get_many(
         self, session: ReadOnlySession, ids: Sequence[int]
