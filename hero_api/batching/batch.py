@@ -263,8 +263,8 @@ class Batch:
     async def _run_parts(self, calls: Sequence[AnyCall]) -> _Outcomes:
         """Run calls of which some fail: parts of them, each behind a savepoint.
 
-        A part that fails is run again by halves, and one behind a part that does not is twice as
-        large: so a part is about as large as they can be without a call that fails.
+        Of a part that fails one half is run, and half of what is left of it, until the call that
+        fails is found. Behind that the parts begin small, and each is twice as large as the last.
         """
         session = self.session
         await session.limit_lock_waits()
@@ -272,7 +272,8 @@ class Batch:
         served: list[AnyCall] = []
         outcomes: _Outcomes = []
         left = _in_stages(calls)
-        size = max(1, len(left) // 2)
+        suspects = len(left)  # so many from here on have a call that fails among them
+        size = max(1, suspects // 2)
         while left:
             part, others = left[:size], left[size:]
             await session.begin_part()
@@ -291,15 +292,17 @@ class Batch:
                     await session.rollback()
                     outcomes = await self._run(served)
                 if len(part) > 1:
-                    size = len(part) // 2
+                    suspects = len(part)
+                    size = suspects // 2
                 else:
                     self._refuse(part[0], error)
-                    left = others
+                    left, suspects = others, 0
             else:
                 served += part
                 outcomes += found
                 left = others
-                size *= 2
+                suspects = max(0, suspects - len(part))
+                size = (suspects + 1) // 2 or size * 2
         return outcomes
 
     async def _lock(self, calls: Sequence[AnyCall]) -> None:
