@@ -248,10 +248,14 @@ class Batch:
         await self._divide(calls, error)
 
     async def _run(self, calls: Sequence[AnyCall]) -> _Outcomes:
-        """Call each batch function once, or as often as items touch the same row."""
+        """Take the locks, and call each batch function once, or as often as items touch one row."""
         await self._lock(calls)
         if self._waits:
             await self.session.limit_lock_waits()  # the row is locked: nothing else is waited for
+        return await self._call(calls)
+
+    async def _call(self, calls: Sequence[AnyCall]) -> _Outcomes:
+        """Call the batch functions of calls whose locks are taken."""
         outcomes: _Outcomes = []
         for stage in stages(calls):
             self._running = stage[0].spec
@@ -278,7 +282,7 @@ class Batch:
             part, others = left[:size], left[size:]
             await session.begin_part()
             try:
-                found = await self._run(part)
+                found = await self._call(part)
                 if self._failed_at_commit:
                     await check_constraints(session)
                 await session.end_part()
@@ -290,7 +294,7 @@ class Batch:
                 if not await session.undo_part(error):
                     # It has ended the transaction: begin once more, with what went well.
                     await session.rollback()
-                    outcomes = await self._run(served)
+                    outcomes = await self._call(served)
                 if len(part) > 1:
                     suspects = len(part)
                     size = suspects // 2

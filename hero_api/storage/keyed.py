@@ -54,9 +54,10 @@ async def create_once(
     new = [item for item in items if item.key not in known]
     results: dict[str, Created | ServiceError] = {}
     if new or not items:
-        created = await create(session, [item.content for item in new])
-        await _keep(rows, session, keys, [*zip(new, created, strict=True)], now)
-        results = dict(zip([item.key for item in new], created, strict=True))
+        stored = await create(session, [item.content for item in new])
+        created = [*zip(new, stored, strict=True)]
+        await _keep(rows, session, keys, created, now)
+        results = {item.key: row for item, row in created}
     for item in items:
         if item.key in known:
             fingerprint, result = known[item.key]

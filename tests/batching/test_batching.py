@@ -125,6 +125,18 @@ class Batches:
         return [items for _, items in self.seen]
 
 
+class Deferred(Session):
+    """A session of which COMMIT refuses the item 1."""
+
+    def __init__(self, queues: BatchQueues, batches: Batches) -> None:
+        super().__init__(queues)
+        self.batches = batches
+
+    async def commit(self) -> None:
+        if 1 in self.batches.items[-1]:
+            raise database_error(IntegrityError, CONSTRAINT)
+
+
 Call = Callable[[Session, int], Awaitable[int]]
 
 
@@ -386,13 +398,8 @@ async def test_a_batch_that_fails_once_is_served_in_parts(
 async def test_a_commit_that_a_constraint_refuses_is_tried_for_each_half(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
-    class Deferred(Session):
-        async def commit(self) -> None:
-            if 1 in batches.items[-1]:
-                raise database_error(IntegrityError, CONSTRAINT)
-
     first = await hold(double, Session(queues), batches)
-    refused, served, *behind = await start(double, Deferred(queues), 1, 2, 3, 4)
+    refused, served, *behind = await start(double, Deferred(queues, batches), 1, 2, 3, 4)
     batches.gate.set()
     with pytest.raises(RefusedError):
         await refused
@@ -402,14 +409,9 @@ async def test_a_commit_that_a_constraint_refuses_is_tried_for_each_half(
 async def test_where_only_commit_tells_the_others_share_one_and_the_refused_is_told_after_them(
     queues: BatchQueues, batches: Batches
 ) -> None:
-    class Deferred(Session):
-        async def commit(self) -> None:
-            if 1 in batches.items[-1]:
-                raise database_error(IntegrityError, CONSTRAINT)
-
     call = batched(batches, QueueSpec("many", writes=True), name="many")
     first = await hold(call, Session(queues), batches)
-    calls = await start(call, Deferred(queues), *range(1, 10), *range(10, 17))
+    calls = await start(call, Deferred(queues, batches), *range(1, 10), *range(10, 17))
     told: list[asyncio.Future[int]] = []
     for each in calls:
         each.add_done_callback(told.append)
@@ -425,7 +427,7 @@ async def test_where_only_commit_tells_the_others_share_one_and_the_refused_is_t
 async def test_a_call_that_was_found_locked_twice_is_waited_for_once(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
-    class Deferred(Session):
+    class Refusing(Session):
         begun = 1  # the transaction, behind the batch that is held
 
         async def commit(self) -> None:
@@ -437,7 +439,7 @@ async def test_a_call_that_was_found_locked_twice_is_waited_for_once(
             self.begun = len(batches.items)
 
     first = await hold(double, Session(queues), batches)
-    locked, refused, *behind = await start(double, Deferred(queues), 1, 2, 3, 4)
+    locked, refused, *behind = await start(double, Refusing(queues), 1, 2, 3, 4)
     batches.bad = {1: Locked()}
     batches.gate.set()
     with pytest.raises(RefusedError):
@@ -467,10 +469,9 @@ async def test_where_only_commit_tells_of_many_a_call_is_not_run_again_for_each(
 async def test_who_was_refused_is_told_so_where_the_others_cannot_be_served(
     queues: BatchQueues, batches: Batches, double: Call
 ) -> None:
-    class Failing(Session):
+    class Failing(Deferred):
         async def commit(self) -> None:
-            if 1 in batches.items[-1]:
-                raise database_error(IntegrityError, CONSTRAINT)
+            await super().commit()
             self.rollback = self.invalidate = self.fail  # type: ignore[method-assign]
             await self.fail()
 
@@ -478,7 +479,7 @@ async def test_who_was_refused_is_told_so_where_the_others_cannot_be_served(
             raise OSError
 
     first = await hold(double, Session(queues), batches)
-    calls = await start(double, Failing(queues), 1, 2, 3)
+    calls = await start(double, Failing(queues, batches), 1, 2, 3)
     batches.gate.set()
     results = await asyncio.gather(first, *calls, return_exceptions=True)
     assert [type(result) for result in results] == [int, RefusedError, OSError, OSError]
