@@ -52,6 +52,16 @@ def count_keys(settings: Settings) -> int:
         return count
 
 
+@pytest.fixture(params=["wary", "optimistic"], autouse=True)
+def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whether keys are looked for before their heroes are stored, or only once one was known."""
+    mode: str = request.param
+    if mode == "optimistic":
+        monkeypatch.setattr(hero_api.storage.keyed, "_WARY", 0)
+        monkeypatch.setattr(hero_api.storage.keyed, "_EVERY", 1_000_000)
+    return mode
+
+
 @pytest.mark.parametrize("fields", [{}, {"id": 7}], ids=["drawn", "chosen"])
 async def test_a_create_that_is_sent_again_is_answered_the_same_and_done_once(
     client: httpx.AsyncClient, fields: dict[str, int]
@@ -165,6 +175,7 @@ async def test_whatever_a_key_holds_it_is_that_key(client: httpx.AsyncClient, ke
     ]
 
 
+@pytest.mark.parametrize("mode", ["wary"], indirect=True)
 async def test_keys_expire_and_are_cleared_away_in_small_bites(settings: Settings) -> None:
     async with running(create_app(settings)) as client:
         await asyncio.gather(*(create(client, f"old {n}") for n in range(20)))
@@ -175,6 +186,65 @@ async def test_keys_expire_and_are_cleared_away_in_small_bites(settings: Setting
             assert (await create(client, f"new {n}")).status_code == 200
             left.append(count_keys(settings) - n - 1)
     assert left == [12, 4, 0, 0]
+
+
+async def test_where_most_batches_do_not_look_for_their_keys_old_ones_are_cleared_away_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hero_api.storage.keyed, "_WARY", 0)
+    monkeypatch.setattr(hero_api.storage.keyed, "_EVERY", 10)
+    async with running(create_app(settings)) as client:
+        await asyncio.gather(*(create(client, f"old {n}") for n in range(20)))
+        with connection_to(settings) as connection:
+            connection.execute("UPDATE hero_api_idempotency SET created = created - 86500")
+        for n in range(20):
+            assert (await create(client, f"new {n}")).status_code == 200
+    assert count_keys(settings) == 20
+
+
+@pytest.mark.parametrize("mode", ["optimistic"], indirect=True)
+async def test_after_a_key_that_was_known_keys_are_looked_for_before_heroes_are_stored(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hero_api.storage.keyed, "_WARY", 3)
+    done: list[str] = []
+
+    async def noted(
+        session: AsyncSession, statement: str, parameters: Mapping[str, object]
+    ) -> Sequence[Any]:
+        each = KEY_STATEMENTS[session.get_bind().dialect.name]._asdict()
+        done.append(next(name for name, text in each.items() if text == statement))
+        return await fetch(session, statement, parameters)
+
+    monkeypatch.setattr(hero_api.storage.keyed, "fetch", noted)
+    for key in [*range(5), 4, *range(4, 10)]:
+        await create(client, str(key))
+    look = ["find", "store"]
+    assert done == [
+        *look * 3,
+        *["store"] * 2,
+        *["store", "find"],  # known after all
+        "find",
+        *look * 3,
+        *["store"] * 2,
+    ]
+
+
+async def test_a_create_that_the_database_would_refuse_is_answered_the_same_again(
+    client: httpx.AsyncClient, settings: Settings
+) -> None:
+    with connection_to(settings) as connection:
+        connection.execute("CREATE UNIQUE INDEX once ON hero (name)")
+    names = [f"n{n}" for n in range(9)]
+    first, again = [
+        await asyncio.gather(*(create(client, name, name=name) for name in names)) for _ in range(2)
+    ]
+    assert [answer.content for answer in again] == [answer.content for answer in first]
+    alone = await create(client, "n4", name="n4")
+    assert (alone.content, is_replay(alone)) == (first[4].content, True)
+    others = [create(client, f"{name} again", name=name) for name in names]
+    assert {*statuses(await asyncio.gather(*others))} == {409}
+    assert len(stored(settings)) == 9
 
 
 async def test_how_long_keys_are_kept_is_a_setting(settings: Settings) -> None:
@@ -289,6 +359,7 @@ async def test_one_key_of_a_bulk_many_times_at_once_stores_its_heroes_once(
 # PostgreSQL, where several processes serve
 
 
+@pytest.mark.parametrize("mode", ["wary"], indirect=True)
 @pytest.mark.parametrize(
     "again",
     [

@@ -118,6 +118,7 @@ class Batch:
         try:
             database = self.calls[0].database
             self.session = database.write_session() if self._writes else database.read_session()
+            self.session.is_optimistic = True
             await self._transact(self.calls)
             while self._rest:
                 rest, self._rest = self._rest, []
@@ -165,6 +166,7 @@ class Batch:
                 await session.close()
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
+            session.is_optimistic = False
             await end_transaction(session)
             # They are run again, and one that was found locked twice would be waited for twice.
             del self._refused[refused:]

@@ -1,6 +1,7 @@
 """Idempotency keys: which row was stored under a key, and how that was answered."""
 
 import logging
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Connection, Table, Text, inspect
@@ -21,10 +22,17 @@ KEYS = Table(
     Column("answer", Text),
     Column("created", BigInteger, nullable=False, index=True),
 )
-# Under this name a session's `info` has the seconds that a key is kept.
-KEPT = "hero_api.key_seconds"
+KEPT = "hero_api.keys"  # under this name a session's `info` has the `Keeping` of its database
 
 logger = logging.getLogger("hero_api")
+
+
+@dataclass(eq=False)
+class Keeping:
+    """How long a database keeps its keys (seconds), and how many batches in a row knew none."""
+
+    seconds: float = 86_400
+    unknown: int = 0
 
 
 class KeyStatements(NamedTuple):
@@ -32,8 +40,8 @@ class KeyStatements(NamedTuple):
 
     `find` returns each key that is known or that another process works on, with its row where there
     is one; and first in every row, of which there is at least one, whether there are old keys to
-    `expire`. `wait` waits for such a process. `store` fails where a key is there already: to leave
-    it out, ON CONFLICT, would cost PostgreSQL a fifth of the statement.
+    `expire`. `wait` waits for such a process. `store` fails where a key is known or another
+    process works on it.
     """
 
     wait: str
@@ -91,7 +99,9 @@ _POSTGRESQL = KeyStatements(
             ORDER BY created LIMIT CAST(%(bite)s AS bigint) FOR UPDATE SKIP LOCKED))""",
     store="""
         INSERT INTO hero_api_idempotency (key, noun, fingerprint, row_id, answer, created)
-        SELECT key, %(noun)s, fingerprint, row_id, answer, CAST(%(now)s AS bigint)
+        SELECT CASE WHEN pg_try_advisory_xact_lock(
+                   hashtext('hero_api_idempotency'), hashtext(key)) THEN key END,
+               %(noun)s, fingerprint, row_id, answer, CAST(%(now)s AS bigint)
         FROM json_to_recordset(CAST(%(items)s AS json))
              AS item (key text, fingerprint text, row_id bigint, answer text)""",
     forget="""

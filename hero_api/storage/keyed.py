@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from hero_api.database.keys import KEPT, KeyStatements
+from hero_api.database.keys import KEPT, Keeping, KeyStatements
 from hero_api.database.sessions import ReadWriteSession, fetch
 from hero_api.database.verdicts import is_duplicate
 from hero_api.errors import (
@@ -21,11 +21,13 @@ from hero_api.errors import (
     NoKeysError,
     RowLockedError,
     ServiceError,
+    UnavailableError,
 )
 from hero_api.storage.rows import Bulk, Created, Rows
 
-_DAY = 86_400.0
-_BITE = 8  # old keys at most that are cleared away for each that comes
+_BITE = 8  # old keys at most that are cleared away for each that is looked for
+_WARY = 64  # looks that have to find no key in a row, before keys are stored without a look
+_EVERY = 16  # of the batches then, the one that looks all the same, and clears old keys away
 
 
 class Keyed(NamedTuple):
@@ -36,27 +38,47 @@ class Keyed(NamedTuple):
     fingerprint: str
 
 
+_Known = dict[str, tuple[str, Created | ServiceError]]  # by key: its fingerprint, and the result
+
+
 async def create_once(
     rows: Rows,
     create: Callable[..., Awaitable[Sequence[Created | ServiceError]]],
     session: ReadWriteSession,
     items: Sequence[Keyed],
+    *,
+    looks: bool = False,
 ) -> Sequence[Created | ServiceError]:
     """Store rows by `create`, with their keys; what was stored under a key is answered again.
 
-    A row that is refused leaves no key.
+    A row that is refused leaves no key. While none was known lately, a batch does not look for its
+    keys first: one that is known fails when it is stored, and the batch is run again, with a look.
     """
     keys = (await rows.statements(session)).keys
     if keys is None:
         return [NoKeysError() for _ in items]
-    now = int(time())
-    known = await _known(rows, session, keys, [item.key for item in items], now)
+    keeping = _keeping(session)
+    is_wary = keeping.unknown < _WARY or keeping.unknown % _EVERY == 0
+    is_optimistic = isinstance(session, ReadWriteSession) and session.is_optimistic
+    looks = looks or is_wary or not is_optimistic
+    known: _Known = {}
+    if looks:
+        known = await _look(rows, session, keys, [item.key for item in items])
+    else:
+        keeping.unknown += 1
     new = [item for item in items if item.key not in known]
     results: dict[str, Created | ServiceError] = {}
     if new or not items:
-        stored = await create(session, [item.content for item in new])
-        created = [*zip(new, stored, strict=True)]
-        await _keep(rows, session, keys, created, now)
+        try:
+            stored = await create(session, [item.content for item in new])
+            created = [*zip(new, stored, strict=True)]
+            await _keep(rows, session, keys, created)
+        except Exception as error:
+            if looks or isinstance(error, UnavailableError):
+                raise
+            # Whatever the database says of a row, its key may be known.
+            keeping.unknown = 0
+            raise ContendedError from error
         results = {item.key: row for item, row in created}
     for item in items:
         if item.key in known:
@@ -71,7 +93,6 @@ async def _keep(
     session: ReadWriteSession,
     keys: KeyStatements,
     created: Sequence[tuple[Keyed, Created | ServiceError]],
-    now: int,
 ) -> None:
     """Keep the keys of the rows that were stored, and how they are answered.
 
@@ -82,7 +103,7 @@ async def _keep(
         for item, row in created
         if isinstance(row, Created)
     ]
-    parameters = {"noun": rows.noun, "now": now, "items": to_json(kept).decode()}
+    parameters = {"noun": rows.noun, "now": int(time()), "items": to_json(kept).decode()}
     try:
         await fetch(session, keys.store, parameters)
     except Exception as error:
@@ -90,7 +111,7 @@ async def _keep(
             raise ContendedError from error
         raise
     refused = [item.key for item, row in created if isinstance(row, ServiceError)]
-    if refused and await _known(rows, session, keys, refused, now):
+    if refused and await _look(rows, session, keys, refused):
         raise ContendedError
 
 
@@ -98,7 +119,7 @@ async def create_bulks_once(
     rows: Rows, session: ReadWriteSession, items: Sequence[Keyed]
 ) -> Sequence[Sequence[Created] | ServiceError]:
     """Store all rows of each bulk with its key, or read those that were stored under it."""
-    stored = await create_once(rows, partial(_create_for_ids, rows), session, items)
+    stored = await create_once(rows, partial(_create_for_ids, rows), session, items, looks=True)
     for each in stored:
         if isinstance(each, LinesRefusedError):
             raise each  # raised, not returned: the other rows are undone
@@ -132,24 +153,30 @@ async def _read_together(
     return found if len(found) == len(ids) else DamagedRowError()
 
 
-async def _known(
-    rows: Rows, session: ReadWriteSession, keys: KeyStatements, names: Collection[str], now: int
-) -> dict[str, tuple[str, Created | ServiceError]]:
-    """Return the fingerprint and the result of each key that is known; clear old ones away."""
+async def _look(
+    rows: Rows, session: ReadWriteSession, keys: KeyStatements, names: Collection[str]
+) -> _Known:
+    """Return the keys that are known or that another process works on; clear old ones away."""
+    keeping = _keeping(session)
     asked: dict[str, object] = {
         "noun": rows.noun,
         "keys": json.dumps(sorted(names)),
-        "oldest": now - int(session.info.get(KEPT, _DAY)),
+        "oldest": int(time() - keeping.seconds),
         "bite": _BITE * len(names),
     }
     found = await fetch(session, keys.find, asked)
-    if found[0][0]:
+    has_old = found[0][0]
+    if has_old:
         await fetch(session, keys.expire, asked)
         found = await fetch(session, keys.find, asked)
     found = [row for _, *row in found if row[0] is not None]
+    if found:
+        keeping.unknown = 0
+    elif not has_old:  # else the next batch looks too, and clears away more
+        keeping.unknown += 1
     row_ids = {row_id for _, _, row_id, _ in found if row_id is not None}
     existing = await rows.existing(session, row_ids)
-    known: dict[str, tuple[str, Created | ServiceError]] = {}
+    known: _Known = {}
     for key, fingerprint, row_id, body in found:
         known[key] = fingerprint, DeletedSinceError(rows.noun)
         if row_id is None:
@@ -157,3 +184,8 @@ async def _known(
         elif body is not None and row_id in existing:
             known[key] = fingerprint, Created(row_id, body, is_replay=True)
     return known
+
+
+def _keeping(session: ReadWriteSession) -> Keeping:
+    keeping: Keeping = session.info.get(KEPT) or Keeping()
+    return keeping
