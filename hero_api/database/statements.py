@@ -80,6 +80,7 @@ class Statements:
     array = "[{}]"
     skips_locked = False
     catch_up = ""  # for ids that are drawn from a sequence
+    create_kept = ""  # `create`, where it can keep the keys of its rows too
 
     def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
         self.table = of

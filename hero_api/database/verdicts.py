@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -139,15 +139,16 @@ def is_hearsay(error: Exception) -> bool:
     return bool(state) and state not in {"53100", "25006"}
 
 
-def is_duplicate(error: Exception) -> bool:
-    """Say whether another process has stored meanwhile what a statement was to store.
+def is_duplicate(error: Exception, table: str) -> bool:
+    """Say whether a row of a table was stored by another process meanwhile.
 
     On SQLite nobody else writes meanwhile. What a trigger stores elsewhere may be a duplicate too,
     and stays one: that has a context on PostgreSQL.
     """
     cause = _cause(error)
-    context = getattr(getattr(cause, "diag", None), "context", None)
-    return getattr(cause, "sqlstate", None) == "23505" and not context
+    diag: Any = getattr(cause, "diag", None)
+    is_unique_violation = getattr(cause, "sqlstate", None) == "23505"
+    return is_unique_violation and diag.table_name == table and not diag.context
 
 
 def describe(error: Exception) -> str:

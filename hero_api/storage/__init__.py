@@ -16,9 +16,9 @@ from hero_api.database.sessions import ReadOnlySession, ReadWriteSession, fetch
 from hero_api.database.statements import Filter
 from hero_api.errors import ServiceError
 from hero_api.storage.changes import Change, change_many, delete_rows, update_rows
-from hero_api.storage.keyed import Keyed, create_bulks_once, create_once
+from hero_api.storage.keyed import create_bulks_once, create_chosen_once, create_drawn_once
 from hero_api.storage.rendering import Listed
-from hero_api.storage.rows import Created, Rows
+from hero_api.storage.rows import Created, Keyed, Rows
 
 __all__ = ["AnyStorage", "Listed", "Storage"]
 
@@ -67,14 +67,14 @@ class Storage(Generic[Create, Update]):
             return noun, item.key
 
         write = partial(batched, queue=WRITES, locks=self._lock)
-        once = partial(create_once, rows, rows.create_many)
-        chosen_once = partial(create_once, rows, rows.create_chosen)
+        drawn_once = partial(create_drawn_once, rows)
+        chosen_once = partial(create_chosen_once, rows)
         bulk_once = partial(create_bulks_once, rows)
         update = partial(change_many, rows, update_rows)
         delete = partial(change_many, rows, delete_rows)
         self._create = write(rows.create_many, name=f"create_{noun}")
         self._choose = write(rows.create_chosen, name=f"create_chosen_{noun}", touches=its_id)
-        self._create_once = write(once, name=f"create_once_{noun}", touches=its_key)
+        self._create_once = write(drawn_once, name=f"create_once_{noun}", touches=its_key)
         self._choose_once = write(chosen_once, name=f"choose_once_{noun}", touches=its_key)
         self._create_bulk = write(rows.create_bulks, name=f"create_bulk_{noun}", is_alone=True)
         self._bulk_once = write(bulk_once, name=f"bulk_once_{noun}", touches=its_key, is_alone=True)

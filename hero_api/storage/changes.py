@@ -18,7 +18,7 @@ from hero_api.errors import (
     UnfitError,
 )
 from hero_api.etags import tag_of
-from hero_api.storage.rendering import array, with_number
+from hero_api.storage.rendering import array, with_fields
 from hero_api.storage.rows import Rows
 
 
@@ -58,7 +58,7 @@ async def update_rows(
         if any(isinstance(n, int) and not MIN_ID <= n <= MAX_ID for _, n in change.fields):
             raise UnfitError
     items = array(
-        with_number("id", row_id, dump(change.fields, only_sent=True))
+        with_fields(f'"id":{row_id}', dump(change.fields, only_sent=True))
         for row_id, change in changes.items()
     )
     parameters = {"items": items, "ids": statements.ids(changes)}

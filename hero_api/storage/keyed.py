@@ -4,12 +4,10 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from time import time
-from typing import NamedTuple
 
-from pydantic import BaseModel
 from pydantic_core import to_json
 
-from hero_api.database.keys import KEPT, Keeping, KeyStatements
+from hero_api.database.keys import KEPT, KEYS, Keeping, KeyStatements
 from hero_api.database.sessions import ReadWriteSession, fetch
 from hero_api.database.verdicts import is_duplicate
 from hero_api.errors import (
@@ -23,27 +21,42 @@ from hero_api.errors import (
     ServiceError,
     UnavailableError,
 )
-from hero_api.storage.rows import Bulk, Created, Rows
+from hero_api.storage.rows import Created, Keyed, Rows
 
 _BITE = 8  # old keys at most that are cleared away for each that is looked for
 _WARY = 64  # looks that have to find no key in a row, before keys are stored without a look
 _EVERY = 16  # of the batches then, the one that looks all the same, and clears old keys away
 
 
-class Keyed(NamedTuple):
-    """A row, or several, to be stored once, however often they are sent with this key."""
-
-    key: str
-    content: BaseModel | Bulk
-    fingerprint: str
-
-
 _Known = dict[str, tuple[str, Created | ServiceError]]  # by key: its fingerprint, and the result
+_Results = Awaitable[Sequence[Created | ServiceError]]
 
 
-async def create_once(
+async def create_drawn_once(
+    rows: Rows, session: ReadWriteSession, items: Sequence[Keyed]
+) -> Sequence[Created | ServiceError]:
+    """Store rows under ids that the database draws."""
+
+    def create(new: Sequence[Keyed]) -> _Results:
+        return rows.create_many(session, [item.content for item in new], new)
+
+    return await _create_once(rows, create, session, items)
+
+
+async def create_chosen_once(
+    rows: Rows, session: ReadWriteSession, items: Sequence[Keyed]
+) -> Sequence[Created | ServiceError]:
+    """Store rows under ids that clients chose, while they are free."""
+
+    def create(new: Sequence[Keyed]) -> _Results:
+        return rows.create_chosen(session, [item.content for item in new])
+
+    return await _create_once(rows, create, session, items)
+
+
+async def _create_once(
     rows: Rows,
-    create: Callable[..., Awaitable[Sequence[Created | ServiceError]]],
+    create: Callable[[Sequence[Keyed]], _Results],
     session: ReadWriteSession,
     items: Sequence[Keyed],
     *,
@@ -70,11 +83,11 @@ async def create_once(
     results: dict[str, Created | ServiceError] = {}
     if new or not items:
         try:
-            stored = await create(session, [item.content for item in new])
-            created = [*zip(new, stored, strict=True)]
+            created = [*zip(new, await create(new), strict=True)]
             await _keep(rows, session, keys, created)
         except Exception as error:
-            if looks or isinstance(error, UnavailableError):
+            is_known = is_duplicate(error, KEYS.name)
+            if isinstance(error, UnavailableError) or (looks and not is_known):
                 raise
             # Whatever the database says of a row, its key may be known.
             keeping.unknown = 0
@@ -94,22 +107,15 @@ async def _keep(
     keys: KeyStatements,
     created: Sequence[tuple[Keyed, Created | ServiceError]],
 ) -> None:
-    """Keep the keys of the rows that were stored, and how they are answered.
-
-    Raises `ContendedError` where another process has stored one since the first look.
-    """
+    """Keep the keys of the rows that were stored, and how they are answered."""
     kept = [
         {"key": item.key, "fingerprint": item.fingerprint, "row_id": row.id, "answer": row.body}
         for item, row in created
-        if isinstance(row, Created)
+        if isinstance(row, Created) and not row.is_kept
     ]
-    parameters = {"noun": rows.noun, "now": int(time()), "items": to_json(kept).decode()}
-    try:
+    if kept or not created:
+        parameters = {"noun": rows.noun, "now": int(time()), "items": to_json(kept).decode()}
         await fetch(session, keys.store, parameters)
-    except Exception as error:
-        if is_duplicate(error):
-            raise ContendedError from error
-        raise
     refused = [item.key for item, row in created if isinstance(row, ServiceError)]
     if refused and await _look(rows, session, keys, refused):
         raise ContendedError
@@ -119,7 +125,9 @@ async def create_bulks_once(
     rows: Rows, session: ReadWriteSession, items: Sequence[Keyed]
 ) -> Sequence[Sequence[Created] | ServiceError]:
     """Store all rows of each bulk with its key, or read those that were stored under it."""
-    stored = await create_once(rows, partial(_create_for_ids, rows), session, items, looks=True)
+    create = partial(_create_for_ids, rows, session)
+    # They would be much to run again.
+    stored = await _create_once(rows, create, session, items, looks=True)
     for each in stored:
         if isinstance(each, LinesRefusedError):
             raise each  # raised, not returned: the other rows are undone
@@ -130,13 +138,13 @@ async def create_bulks_once(
 
 
 async def _create_for_ids(
-    rows: Rows, session: ReadWriteSession, bulks: Sequence[Bulk]
+    rows: Rows, session: ReadWriteSession, items: Sequence[Keyed]
 ) -> Sequence[Created | ServiceError]:
     """Store all rows of each bulk; what is kept of a bulk is its ids, and not its rows."""
     try:
-        stored = await rows.create_bulks(session, bulks)
+        stored = await rows.create_bulks(session, [item.content for item in items])
     except LinesRefusedError as error:
-        return [error for _ in bulks]
+        return [error for _ in items]
     kept = ([row.id for row in bulk] for bulk in stored)
     return [Created(ids[0], json.dumps(ids)) for ids in kept]
 

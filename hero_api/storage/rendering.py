@@ -39,7 +39,8 @@ class Renderer:
 
     def __init__(self, table: Table, public: type[BaseModel]) -> None:
         kinds = {kind_of(column) for column in table.columns}
-        self._public = None if kinds <= RENDERED else TypeAdapter(public)
+        self.is_databases = kinds <= RENDERED
+        self._public = None if self.is_databases else TypeAdapter(public)
 
     def dump(self, item: BaseModel, *, only_sent: bool = False) -> str:
         """Return an item as JSON; moments in one zone, so that they can be compared as text.
@@ -90,9 +91,9 @@ def array(items: Iterable[str]) -> str:
     return f"[{','.join(items)}]"
 
 
-def with_number(name: str, number: int, item: str) -> str:
-    """Return the JSON of an item with one more field."""
-    return f'{{"{name}":{number}{"}" if item == "{}" else "," + item[1:]}'
+def with_fields(fields: str, item: str) -> str:
+    """Return the JSON of an item with more fields before its own."""
+    return f"{{{fields}{'}' if item == '{}' else ',' + item[1:]}"
 
 
 def _plain(value: object) -> object:

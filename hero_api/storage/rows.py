@@ -6,9 +6,11 @@ Batch functions take a session and a sequence of items, and return a result, or 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from operator import attrgetter
-from typing import NamedTuple
+from time import time
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 from sqlalchemy import Table
 
 from hero_api.database.pages import Page
@@ -34,7 +36,7 @@ from hero_api.errors import (
     UnfitError,
 )
 from hero_api.etags import tag_of
-from hero_api.storage.rendering import Listed, Renderer, array, with_number
+from hero_api.storage.rendering import Listed, Renderer, array, with_fields
 
 _DRAWS = 1_000  # at most, for an id that others have not taken past the sequence
 _ENGINES = {each.dialect.name: each for each in (SQLiteStatements, PostgreSQLStatements)}
@@ -49,6 +51,15 @@ class Created(NamedTuple):
     id: int
     body: str
     is_replay: bool = False
+    is_kept: bool = False  # under its key: that was stored with it
+
+
+class Keyed(NamedTuple):
+    """A row, or several, to be stored once, however often they are sent with this key."""
+
+    key: str
+    content: Any  # a row, or a `Bulk`
+    fingerprint: str
 
 
 class Rows:
@@ -112,24 +123,35 @@ class Rows:
         return [listed[page] for page in pages]
 
     async def create_many(
-        self, session: ReadWriteSession, rows: Sequence[BaseModel]
+        self, session: ReadWriteSession, rows: Sequence[BaseModel], keyed: Sequence[Keyed] = ()
     ) -> Sequence[Created | ServiceError]:
-        """Store rows under ids that the database draws."""
+        """Store rows under ids that the database draws.
+
+        The keys of those that are `keyed` are kept with them, where one statement can do both.
+        """
         statements, dump = await self.statements(session), self.renderer.dump
+        keeps = bool(keyed and statements.create_kept and self.renderer.is_databases)
+        statement = statements.create_kept if keeps else statements.create
+        parameters: dict[str, object] = {"now": int(time())} if keeps else {}
+        more = [_key_fields(each) for each in keyed] if keeps else [""] * len(rows)
         results: list[Created | ServiceError] = [RefusedError() for _ in rows]
         places: Sequence[int] = range(len(rows))
         for _ in range(_DRAWS):
             items = array(
-                with_number("_position", n, dump(rows[place])) for n, place in enumerate(places)
+                with_fields(f'"_position":{n}{more[place]}', dump(rows[place]))
+                for n, place in enumerate(places)
             )
-            found = await fetch(session, statements.create, {"items": items})
+            found = await fetch(session, statement, {"items": items, **parameters})
             stored = statements.match(found, len(places))
             kept = [row for row in stored if row.is_stored]
             bodies = await self.returned(
                 session, [(row.row_id, row.body, row.has_triggers) for row in kept]
             )
             for row in kept:
-                results[places[row.position]] = Created(row.row_id, bodies[row.row_id])
+                is_kept = keeps and not row.has_triggers
+                results[places[row.position]] = Created(
+                    row.row_id, bodies[row.row_id], is_kept=is_kept
+                )
             # An id that another has taken is drawn anew.
             places = [places[row.position] for row in stored if not row.is_stored]
             if not places:
@@ -248,6 +270,11 @@ class Rows:
         if len(found) < len(bodies):
             raise damaged
         return found
+
+
+def _key_fields(keyed: Keyed) -> str:
+    key, fingerprint = to_json(keyed.key).decode(), to_json(keyed.fingerprint).decode()
+    return f',"_key":{key},"_fingerprint":{fingerprint}'
 
 
 async def _catch_up(session: ReadWriteSession, statements: Statements) -> None:

@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
+from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.statements import BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
 from hero_api.errors import RefusedError
@@ -40,7 +41,8 @@ from hero_api.errors import RefusedError
 LOCK = 0x6865726F
 # The name of a setting of ours: how many milliseconds a batch waits for what one item needs.
 PATIENCE = "hero_api.patience"
-_POSITION = "_position"  # of an item in its batch
+# Of an item: its place in its batch, its idempotency key, and a hash of what was sent with it.
+_POSITION, _KEY, _FINGERPRINT = "_position", "_key", "_fingerprint"
 
 
 class PostgreSQLStatements(Statements):
@@ -61,6 +63,8 @@ class PostgreSQLStatements(Statements):
         super().__init__(of, filters, found)
         self.probe = self.create  # without items: it meets all that a create would
         self.catch_up = self.compile(self._catch_up())
+        if self.keys:
+            self.create_kept = self.compile(self._create(keeps=True))
 
     def json(self, of: FromClause) -> ColumnElement[Any]:
         """Return a row as JSON text."""
@@ -120,14 +124,19 @@ class PostgreSQLStatements(Statements):
         name = func.pg_get_serial_sequence(text(self.table.name), text(self.key.name))
         return cast(name, postgresql.REGCLASS)
 
-    def _create(self) -> ClauseElement:
-        locked, records = self._locked(chosen=False), self._records(column(_POSITION, Integer))
+    def _create(self, *, keeps: bool = False) -> ClauseElement:
+        more = [column(_KEY, Text), column(_FINGERPRINT, Text)] if keeps else []
+        locked = self._locked(chosen=False)
+        records = self._records(column(_POSITION, Integer), *more)
         others = [name for name in self.names if name != self.key.name]
         draw = func.nextval(locked.c.sequence, type_=BigInteger).label(self.key.name)
         item = _materialized(
-            select(records.c[_POSITION], draw, *(records.c[name] for name in others)).select_from(
-                locked, records
-            ),
+            select(
+                records.c[_POSITION],
+                draw,
+                *(records.c[name] for name in others),
+                *(records.c[each.name] for each in more),
+            ).select_from(locked, records),
             "drawn",
         )
         stored = self._insert(select(*(item.c[name] for name in self.names)))
@@ -136,7 +145,7 @@ class PostgreSQLStatements(Statements):
         # As it was before this statement: what a trigger has stored itself was not taken. It is not
         # EXISTS, for which PostgreSQL may hash the ids of the whole table.
         is_taken = select(self.key).where(self.key == item.c.id).scalar_subquery().is_not(None)
-        return select(
+        created = select(
             item.c[_POSITION],
             item.c.id,
             numbered.c[_POSITION],
@@ -148,6 +157,22 @@ class PostgreSQLStatements(Statements):
                 stored, stored.c.id == numbered.c.id
             )
         )
+        return created.add_cte(self._keep(item, stored)) if keeps else created
+
+    def _keep(self, item: CTE, stored: CTE) -> CTE:
+        """Keep the keys of what was stored, but for what triggers may change since."""
+        key = item.c[_KEY]
+        is_free = func.pg_try_advisory_xact_lock(func.hashtext(text(KEYS.name)), func.hashtext(key))
+        kept = {
+            KEYS.c.key: case((is_free, key)),  # else it is NULL, and refused
+            KEYS.c.noun: text(self.table.name),
+            KEYS.c.fingerprint: item.c[_FINGERPRINT],
+            KEYS.c.row_id: stored.c.id,
+            KEYS.c.answer: self.json(stored),
+            KEYS.c.created: cast(bindparam("now", type_=Text()), BigInteger),
+        }
+        source = select(*kept.values()).select_from(item.join(stored, item.c.id == stored.c.id))
+        return KEYS.insert().from_select([*kept], source.where(~self._has_triggers())).cte("kept")
 
     def _create_chosen(self) -> ClauseElement:
         locked, records = self._locked(chosen=True), self._records()
