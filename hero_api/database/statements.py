@@ -62,8 +62,9 @@ class Stored(NamedTuple):
     has_triggers: bool  # which may have changed the row since
 
 
-# Separates the rows of a page. No row has a line's end in it: JSON escapes them.
-BETWEEN = ",\n"
+# Separates the rows of a page, and stands for one that JSON cannot show (ASCII's "substitute").
+# No row has such characters in it: JSON escapes them.
+BETWEEN, DAMAGED = ",\n", "\x1a"
 AFTER = "after"
 
 
@@ -201,7 +202,7 @@ class Statements:
     def _found(
         self, page: FromClause, filters: Sequence[str]
     ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """Return the rows of a page as JSON, null for one that holds what JSON cannot, and a count.
+        """Return the rows of a page as JSON, `DAMAGED` for what JSON cannot hold, and a count.
 
         Where the count is the limit, the last of them only shows that there are more.
         """

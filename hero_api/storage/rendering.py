@@ -12,7 +12,7 @@ from sqlalchemy import Table
 
 from hero_api.database.columns import RENDERED, kind_of
 from hero_api.database.pages import Page
-from hero_api.database.statements import BETWEEN
+from hero_api.database.statements import BETWEEN, DAMAGED
 from hero_api.errors import DamagedRowError, UnfitError
 
 # In JSON, not behind a backslash that another one escapes. PostgreSQL refuses it, and what SQLite
@@ -79,8 +79,8 @@ class Renderer:
         if has_next:
             rows = rows.rpartition(BETWEEN)[0]
         if rows and self._public:
-            rows = BETWEEN.join(self.render(row) or "null" for row in rows.split(BETWEEN))
-        if f"{BETWEEN}null{BETWEEN}" in f"{BETWEEN}{rows}{BETWEEN}":
+            rows = BETWEEN.join(self.render(row) or DAMAGED for row in rows.split(BETWEEN))
+        if DAMAGED in rows:
             return DamagedRowError()
         last = from_json(rows.rpartition(BETWEEN)[2])["id"] if has_next and rows else None
         return Listed(f"[{rows}]", last, total)

@@ -36,6 +36,7 @@ from hero_api.database.pages import MAX_ID
 from hero_api.database.statements import (
     AFTER,
     BETWEEN,
+    DAMAGED,
     ONE,
     ZERO,
     Filter,
@@ -125,7 +126,7 @@ class SQLiteStatements(Statements):
         else:
             behind = select(func.count()).select_from(self._ids(filters).subquery())
             has_more = behind.scalar_subquery() == self._number("limit")
-        rows = func.group_concat(func.ifnull(self.json(page), text("null")), text(BETWEEN))
+        rows = func.group_concat(func.ifnull(self.json(page), text(DAMAGED)), text(BETWEEN))
         joined = rows.op("||")(case((has_more, text(f"{BETWEEN}null")), else_=text("")))
         return joined, func.count() + case((has_more, ONE), else_=ZERO)
 
