@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Query, Response
+from pydantic import ConfigDict
 from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary
 from sqlmodel import Field, SQLModel
 
@@ -24,6 +25,7 @@ from hero_api.dependencies import IdempotencyKey, IfMatch, get_read_session, get
 from hero_api.errors import StartError
 from hero_api.etags import tag_of
 from hero_api.heroes import heroes
+from hero_api.models import HeroCreate
 from hero_api.settings import Settings
 from hero_api.storage import Storage
 from hero_api.testing import running
@@ -364,3 +366,30 @@ def test_a_type_that_cannot_be_served_is_refused_in_a_line() -> None:
 
     with pytest.raises(StartError, match="The column content of the table picture"):
         Storage(Picture, public=Picture, filters={})
+
+
+async def test_what_a_model_does_not_declare_takes_no_part_though_a_client_may_send_it(
+    settings: Settings,
+) -> None:
+    class OpenHero(HeroCreate):
+        model_config = ConfigDict(extra="allow")  # type: ignore[assignment]
+
+    async def create_open(hero: OpenHero, key: IdempotencyKey, session: Writes) -> Response:
+        return Response((await heroes.create(session, hero, key)).body)
+
+    app = create_app(settings)
+    app.post("/open/")(create_open)
+    async with running(app) as client:
+        # These are names that the service gives its own fields.
+        more = {"_position": 1, "_key": "b", "_fingerprint": "", "nothing": {}}
+        sent = [{"name": f"n{n}", "secret_name": "?"} | more for n in range(9)]
+        for headers in ({}, {"Idempotency-Key": "a"}):
+            asks = (
+                client.post("/open/", json=each, headers={k: f"{v}{n}" for k, v in headers.items()})
+                for n, each in enumerate(sent)
+            )
+            answers = [answer.json() for answer in await asyncio.gather(*asks)]
+            assert [answer["name"] for answer in answers] == [hero["name"] for hero in sent]
+        again = await client.post("/open/", json=sent[4], headers={"Idempotency-Key": "a4"})
+        assert again.json() == answers[4]
+        assert len((await client.get("/heroes/")).json()) == 18

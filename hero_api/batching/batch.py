@@ -118,7 +118,8 @@ class Batch:
         try:
             database = self.calls[0].database
             self.session = database.write_session() if self._writes else database.read_session()
-            self.session.is_optimistic = True
+            if self._writes and not self._waits:
+                self.session.is_optimistic = True
             await self._transact(self.calls)
             while self._rest:
                 rest, self._rest = self._rest, []
@@ -166,7 +167,8 @@ class Batch:
                 await session.close()
         except Exception as raised:  # noqa: BLE001 - it is handed to the callers
             error = raised
-            session.is_optimistic = False
+            if self._writes:
+                session.is_optimistic = False
             await end_transaction(session)
             # They are run again, and one that was found locked twice would be waited for twice.
             del self._refused[refused:]
@@ -200,8 +202,9 @@ class Batch:
             else:
                 self._tell(calls, error, lambda: judge(error).told)
         elif verdict.concerns is Concerns.MOMENT and self._tries > 1:
+            if self._tries < _TRIES:  # the first time at once: it may be by ourselves
+                await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311
             self._tries -= 1
-            await asyncio.sleep(random.uniform(0, _PAUSE))  # noqa: S311
             await self._transact(calls)
         elif verdict.concerns is not Concerns.ITEM and self._running is not None and may_divide:
             await self._find_fault(self._running, calls, error)

@@ -22,17 +22,18 @@ KEYS = Table(
     Column("answer", Text),
     Column("created", BigInteger, nullable=False, index=True),
 )
-KEPT = "hero_api.keys"  # under this name a session's `info` has the `Keeping` of its database
+KEEPING = "hero_api.keys"  # under this name a session's `info` has the `Keeping` of its database
 
 logger = logging.getLogger("hero_api")
 
 
 @dataclass(eq=False)
 class Keeping:
-    """How long a database keeps its keys (seconds), and how many batches in a row knew none."""
+    """How long a database keeps its keys, and what the last batches found of them."""
 
     seconds: float = 86_400
-    unknown: int = 0
+    unknown: int = 0  # batches since one that had a known key
+    has_old: bool = False  # whether the last look found some that are to be cleared away
 
 
 class KeyStatements(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from hero_api.database.keys import KEPT, Keeping
+from hero_api.database.keys import KEEPING, Keeping
 from hero_api.database.postgresql import engine as postgresql
 from hero_api.database.sqlite import engine as sqlite
 from hero_api.database.verdicts import judge
@@ -133,7 +133,7 @@ async def open_database(
         await engines.dispose()
         raise
     try:
-        yield Database(engines, {**info, KEPT: Keeping(settings.idempotency_hours * 3600)})
+        yield Database(engines, {**info, KEEPING: Keeping(settings.idempotency_hours * 3600)})
     finally:
         await engines.close()
 

@@ -140,10 +140,9 @@ def is_hearsay(error: Exception) -> bool:
 
 
 def is_duplicate(error: Exception, table: str) -> bool:
-    """Say whether a row of a table was stored by another process meanwhile.
+    """Say whether a row that a statement stores in `table` is there already, on PostgreSQL.
 
-    On SQLite nobody else writes meanwhile. What a trigger stores elsewhere may be a duplicate too,
-    and stays one: that has a context on PostgreSQL.
+    What a trigger stores may be a duplicate too, and has a context then.
     """
     cause = _cause(error)
     diag: Any = getattr(cause, "diag", None)

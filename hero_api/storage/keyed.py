@@ -7,9 +7,9 @@ from time import time
 
 from pydantic_core import to_json
 
-from hero_api.database.keys import KEPT, KEYS, Keeping, KeyStatements
+from hero_api.database.keys import KEEPING, KEYS, Keeping, KeyStatements
 from hero_api.database.sessions import ReadWriteSession, fetch
-from hero_api.database.verdicts import is_duplicate
+from hero_api.database.verdicts import Concerns, is_duplicate, judge
 from hero_api.errors import (
     ContendedError,
     DamagedRowError,
@@ -19,13 +19,12 @@ from hero_api.errors import (
     NoKeysError,
     RowLockedError,
     ServiceError,
-    UnavailableError,
 )
 from hero_api.storage.rows import Created, Keyed, Rows
 
 _BITE = 8  # old keys at most that are cleared away for each that is looked for
-_WARY = 64  # looks that have to find no key in a row, before keys are stored without a look
-_EVERY = 16  # of the batches then, the one that looks all the same, and clears old keys away
+_WARY = 64  # batches that look for their keys first, after one that had a known key
+_EVERY = 16  # of the batches after them, the one that looks all the same, and clears old keys away
 
 
 _Known = dict[str, tuple[str, Created | ServiceError]]  # by key: its fingerprint, and the result
@@ -71,14 +70,10 @@ async def _create_once(
     if keys is None:
         return [NoKeysError() for _ in items]
     keeping = _keeping(session)
-    is_wary = keeping.unknown < _WARY or keeping.unknown % _EVERY == 0
-    is_optimistic = isinstance(session, ReadWriteSession) and session.is_optimistic
-    looks = looks or is_wary or not is_optimistic
     known: _Known = {}
+    looks = looks or _is_wary(session, keeping)
     if looks:
         known = await _look(rows, session, keys, [item.key for item in items])
-    else:
-        keeping.unknown += 1
     new = [item for item in items if item.key not in known]
     results: dict[str, Created | ServiceError] = {}
     if new or not items:
@@ -86,10 +81,10 @@ async def _create_once(
             created = [*zip(new, await create(new), strict=True)]
             await _keep(rows, session, keys, created)
         except Exception as error:
-            is_known = is_duplicate(error, KEYS.name)
-            if isinstance(error, UnavailableError) or (looks and not is_known):
-                raise
             # Whatever the database says of a row, its key may be known.
+            is_item = judge(error).concerns is Concerns.ITEM
+            if not (is_duplicate(error, KEYS.name) if looks else is_item):
+                raise
             keeping.unknown = 0
             raise ContendedError from error
         results = {item.key: row for item, row in created}
@@ -113,7 +108,7 @@ async def _keep(
         for item, row in created
         if isinstance(row, Created) and not row.is_kept
     ]
-    if kept or not created:
+    if kept or not created:  # without items, to see whether it can be run at all
         parameters = {"noun": rows.noun, "now": int(time()), "items": to_json(kept).decode()}
         await fetch(session, keys.store, parameters)
     refused = [item.key for item, row in created if isinstance(row, ServiceError)]
@@ -173,15 +168,13 @@ async def _look(
         "bite": _BITE * len(names),
     }
     found = await fetch(session, keys.find, asked)
-    has_old = found[0][0]
-    if has_old:
+    keeping.has_old = bool(found[0][0])
+    if keeping.has_old:
         await fetch(session, keys.expire, asked)
         found = await fetch(session, keys.find, asked)
     found = [row for _, *row in found if row[0] is not None]
     if found:
         keeping.unknown = 0
-    elif not has_old:  # else the next batch looks too, and clears away more
-        keeping.unknown += 1
     row_ids = {row_id for _, _, row_id, _ in found if row_id is not None}
     existing = await rows.existing(session, row_ids)
     known: _Known = {}
@@ -194,6 +187,15 @@ async def _look(
     return known
 
 
+def _is_wary(session: ReadWriteSession, keeping: Keeping) -> bool:
+    """Say whether to look first: always in what would not be run again, and most often else."""
+    if not (isinstance(session, ReadWriteSession) and session.is_optimistic):
+        return True
+    batch = keeping.unknown
+    keeping.unknown += 1
+    return batch < _WARY or batch % _EVERY == 0 or keeping.has_old
+
+
 def _keeping(session: ReadWriteSession) -> Keeping:
-    keeping: Keeping = session.info.get(KEPT) or Keeping()
+    keeping: Keeping = session.info.get(KEEPING) or Keeping()
     return keeping

@@ -48,11 +48,13 @@ class Renderer:
         Raises `UnfitError` for what no engine stores as it is: text with a NUL or with half of a
         surrogate pair, a float that is no number, a moment out of the years of UTC.
         """
+        # What the model does not declare, but lets a client send, is stored nowhere.
+        undeclared = {*item.model_extra} if item.model_extra else None
         try:
             if self._public is None:
-                dumped = item.model_dump_json(exclude_unset=only_sent)
+                dumped = item.model_dump_json(exclude_unset=only_sent, exclude=undeclared)
             else:
-                values = item.model_dump(exclude_unset=only_sent)
+                values = item.model_dump(exclude_unset=only_sent, exclude=undeclared)
                 dumped = to_json({name: _plain(value) for name, value in values.items()}).decode()
         except (ValueError, OverflowError) as error:
             raise UnfitError from error

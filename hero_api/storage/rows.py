@@ -123,17 +123,23 @@ class Rows:
         return [listed[page] for page in pages]
 
     async def create_many(
-        self, session: ReadWriteSession, rows: Sequence[BaseModel], keyed: Sequence[Keyed] = ()
+        self,
+        session: ReadWriteSession,
+        rows: Sequence[BaseModel],
+        keyed: Sequence[Keyed] | None = None,
     ) -> Sequence[Created | ServiceError]:
         """Store rows under ids that the database draws.
 
         The keys of those that are `keyed` are kept with them, where one statement can do both.
         """
         statements, dump = await self.statements(session), self.renderer.dump
-        keeps = bool(keyed and statements.create_kept and self.renderer.is_databases)
-        statement = statements.create_kept if keeps else statements.create
-        parameters: dict[str, object] = {"now": int(time())} if keeps else {}
-        more = [_key_fields(each) for each in keyed] if keeps else [""] * len(rows)
+        statement, more = statements.create, [""] * len(rows)
+        parameters: dict[str, object] = {}
+        keeps = False
+        if keyed is not None and statements.create_kept and self.renderer.is_databases:
+            keeps = True
+            statement, more = statements.create_kept, [_key_fields(each) for each in keyed]
+            parameters = {"now": int(time())}
         results: list[Created | ServiceError] = [RefusedError() for _ in rows]
         places: Sequence[int] = range(len(rows))
         for _ in range(_DRAWS):
@@ -142,18 +148,17 @@ class Rows:
                 for n, place in enumerate(places)
             )
             found = await fetch(session, statement, {"items": items, **parameters})
-            stored = statements.match(found, len(places))
-            kept = [row for row in stored if row.is_stored]
+            drawn = statements.match(found, len(places))
+            stored = [row for row in drawn if row.is_stored]
             bodies = await self.returned(
-                session, [(row.row_id, row.body, row.has_triggers) for row in kept]
+                session, [(row.row_id, row.body, row.has_triggers) for row in stored]
             )
-            for row in kept:
-                is_kept = keeps and not row.has_triggers
+            for row in stored:
                 results[places[row.position]] = Created(
-                    row.row_id, bodies[row.row_id], is_kept=is_kept
+                    row.row_id, bodies[row.row_id], is_kept=keeps and not row.has_triggers
                 )
             # An id that another has taken is drawn anew.
-            places = [places[row.position] for row in stored if not row.is_stored]
+            places = [places[row.position] for row in drawn if not row.is_stored]
             if not places:
                 break
             await _catch_up(session, statements)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     literal_column,
     select,
     table,
+    true,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -266,6 +267,8 @@ def _materialized(source: Select[Any], name: str) -> CTE:
 
 
 def _impatience() -> list[ColumnElement[Any]]:
-    patience = func.current_setting(text(PATIENCE))
-    patience = func.set_config(text("lock_timeout"), patience, literal_column("true"))
+    # On an engine of somebody else's there is no such setting.
+    ours = func.current_setting(text(PATIENCE), true())
+    timeout = func.coalesce(ours, func.current_setting(text("lock_timeout")))
+    patience = func.set_config(text("lock_timeout"), timeout, literal_column("true"))
     return [patience.label("patience")]
