@@ -126,7 +126,8 @@ class BatchQueue:
         self._begun: set[Batch] = set()
         self._rows: dict[object, list[AnyCall]] = {}  # rows that are waited for, and by whom
         self._row_tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # uvloop's does not know when
+        self._timer_due = 0.0
 
     @property
     def waiting(self) -> int:
@@ -149,7 +150,7 @@ class BatchQueue:
         if self._task is None or self._task.done():  # cancelled, with its batch
             # Without the context of whoever came first: it serves all.
             self._task = loop.create_task(self._run(), context=Context())
-        if self._timer is None or deadline < self._timer.when():
+        if self._timer is None or deadline < self._timer_due:
             self._set_timer(deadline)
         return answer
 
@@ -286,4 +287,5 @@ class BatchQueue:
     def _set_timer(self, due: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._timer_due = due
         self._timer = asyncio.get_running_loop().call_at(due, self._expire, due)

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import uvloop
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -27,6 +28,7 @@ from hero_api.errors import (
     RowLockedError,
     ServiceError,
     StatementError,
+    UnavailableError,
 )
 
 CONSTRAINT, ERROR = sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR
@@ -286,6 +288,22 @@ async def test_the_deadline_of_a_call_counts_from_the_arrival_of_its_request(
     assert not first.done(), "its own deadline is later"
     batches.gate.set()
     await first
+
+
+def test_calls_that_come_just_before_their_deadline_are_late_and_no_fault_on_uvloop() -> None:
+    async def call_late(seconds: float) -> None:
+        batches = Batches()
+        double = batched(batches, QueueSpec("double", writes=True), name="double")
+        arrived.set(asyncio.get_running_loop().time() - SOON + seconds)
+        queues = BatchQueues(timeout=SOON, readers=4)
+        calls = await start(double, Session(queues), 1, 2, 3)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(answer, UnavailableError) for answer in answers), answers
+        batches.gate.set()
+        await queues.close()
+
+    for microseconds in range(100, 2_000, 100):
+        uvloop.run(call_late(microseconds / 1e6))
 
 
 async def test_a_cancelled_first_caller_does_not_take_its_batch_down(
