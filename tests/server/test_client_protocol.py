@@ -981,7 +981,9 @@ def test_requests_that_wait_are_kept_once_and_of_those_that_were_not_begun_only_
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(large))
             wire.sendall(large)
         assert serves(patient)
-        assert patient.memory() - before < 1.4 * begun * size + waiting * size / 8
+        allowed = 1.4 * begun * size + waiting * size / 8
+        # What arrives last is still being read.
+        assert until(lambda: patient.memory() - before < allowed, within=UNTOUCHED)
         other.execute("ROLLBACK")
         for wire in wires:
             assert statuses(wire, 1) == [200]
