@@ -100,7 +100,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     except RuntimeError:
         raise StartError("The service runs on asyncio alone, and not on trio") from None
     settings: Settings = app.state.settings
-    queues = BatchQueues(timeout=settings.request_timeout, readers=settings.read_connections)
+    queues = BatchQueues(
+        timeout=settings.request_timeout,
+        readers=settings.read_connections,
+        in_turn=not settings.is_postgresql,
+    )
     tables = [storage.table for storage in app.state.storages]
     # Every series of the metrics is there from the start.
     metrics: Metrics = app.state.metrics

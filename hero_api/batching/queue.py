@@ -41,11 +41,13 @@ class QueueSpec:
     """What shares batches: one queue for each thing that is scarce.
 
     A batch has at most `max_items`, and at most `max_distinct` different ones (hashable ones,
-    then). Those of a queue that `writes` are committed; `name` names the queue in metrics.
+    then). Those of a queue that `writes` are committed; those that are `short` take a millisecond
+    or few at most. `name` names the queue in metrics.
     """
 
     name: str
     writes: bool = False
+    short: bool = False
     max_items: int = 256
     max_distinct: int | None = None
 
@@ -54,16 +56,18 @@ class BatchQueues:
     """The queues of one application, each made when it is first used.
 
     A database has them in its `info`. `timeout` is the seconds that a request waits for its batch,
-    and `readers` is how many batches may read at a time.
+    and `readers` is how many batches may read at a time: short ones one after the other, where they
+    are `in_turn`.
     """
 
-    def __init__(self, *, timeout: float, readers: int) -> None:
+    def __init__(self, *, timeout: float, readers: int, in_turn: bool = False) -> None:
         self._closed = False
         self.info: dict[str, Any] = {QUEUES: self}
         self._timeout = timeout
         # It is fair, which the pool of connections is not: that one gives a connection back to the
         # queue that has just returned it, before it wakes the one that waits.
-        self._readers = asyncio.Semaphore(readers)
+        self._readers = asyncio.Semaphore(max(1, readers - in_turn))
+        self._short_readers = asyncio.Semaphore() if in_turn and readers > 1 else self._readers
         self._queues: dict[QueueSpec, BatchQueue] = {}
 
     def __iter__(self) -> Iterator["BatchQueue"]:
@@ -77,7 +81,8 @@ class BatchQueues:
         queue = self._queues.get(spec)
         if queue is None:
             # There is one queue that writes, and one batch of it at a time.
-            connections = asyncio.Semaphore() if spec.writes else self._readers
+            readers = self._short_readers if spec.short else self._readers
+            connections = asyncio.Semaphore() if spec.writes else readers
             queue = self._queues[spec] = BatchQueue(spec, connections, timeout=self._timeout)
         return queue
 

@@ -50,8 +50,8 @@ class Storage(Generic[Create, Update]):
         self._scans = [name for name, each in filters.items() if each.operator != "="]
 
         # A batch of gets is small, so that its answers do not keep the next batch waiting for long.
-        gets = QueueSpec(f"get_{noun}", max_items=64)
-        lists = QueueSpec(f"list_{noun}", max_distinct=32)
+        gets = QueueSpec(f"get_{noun}", max_items=64, short=True)
+        lists = QueueSpec(f"list_{noun}", max_distinct=32, short=True)
         # What costs more as the table grows has its own queue, so that no other page waits for it.
         scans = QueueSpec(f"scan_{noun}", max_distinct=1)
         self.queues = [WRITES, PROBES, gets, lists, scans]

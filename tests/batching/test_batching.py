@@ -698,6 +698,26 @@ async def test_who_waited_longest_for_a_connection_reads_next(batches: Batches) 
     await queues.close()
 
 
+@pytest.mark.parametrize("in_turn", [True, False])
+async def test_short_batches_read_in_turn_where_they_are_to_and_others_beside_them(
+    batches: Batches, *, in_turn: bool
+) -> None:
+    queues = BatchQueues(timeout=SOON, readers=3, in_turn=in_turn)
+    one, other = (
+        batched(batches, QueueSpec(name, short=True), name=name) for name in ("one", "other")
+    )
+    long_ones = Batches()
+    long = batched(long_ones, QueueSpec("long"), name="long")
+    first = await hold(one, Session(queues), batches, 1)
+    [second] = await start(other, Session(queues), 2)
+    third = await hold(long, Session(queues), long_ones, 3)
+    assert batches.items == ([[1]] if in_turn else [[1], [2]])
+    batches.gate.set()
+    long_ones.gate.set()
+    assert await asyncio.gather(*[first, second, third]) == [2, 4, 6]
+    await queues.close()
+
+
 async def test_a_row_that_somebody_else_has_locked_is_waited_for_by_its_own_callers_alone(
     queues: BatchQueues,
 ) -> None:
