@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from hero_api.histogram import SECONDS, Histogram
 
 QUEUES = "hero_api.queues"  # under this name a database's `info` has its queues
 _GRACE = 0.5  # seconds that a batch has to end when all of its callers were answered
+_TURN = 0.01  # seconds that a short batch waits for another
 _STALLED = 1.0  # seconds: by so much a timer is late only where the process stood still
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # calls of a batch
 
@@ -42,7 +44,7 @@ class QueueSpec:
 
     A batch has at most `max_items`, and at most `max_distinct` different ones (hashable ones,
     then). Those of a queue that `writes` are committed; those that are `short` take a millisecond
-    or few at most. `name` names the queue in metrics.
+    or few, as a rule. `name` names the queue in metrics.
     """
 
     name: str
@@ -56,8 +58,8 @@ class BatchQueues:
     """The queues of one application, each made when it is first used.
 
     A database has them in its `info`. `timeout` is the seconds that a request waits for its batch,
-    and `readers` is how many batches may read at a time: short ones one after the other, where they
-    are `in_turn`.
+    and `readers` is how many batches may read at a time: short ones one after the other where they
+    are `in_turn`, but none waits for long.
     """
 
     def __init__(self, *, timeout: float, readers: int, in_turn: bool = False) -> None:
@@ -66,8 +68,8 @@ class BatchQueues:
         self._timeout = timeout
         # It is fair, which the pool of connections is not: that one gives a connection back to the
         # queue that has just returned it, before it wakes the one that waits.
-        self._readers = asyncio.Semaphore(max(1, readers - in_turn))
-        self._short_readers = asyncio.Semaphore() if in_turn and readers > 1 else self._readers
+        self._readers = asyncio.Semaphore(readers)
+        self._turn = asyncio.Lock() if in_turn else None
         self._queues: dict[QueueSpec, BatchQueue] = {}
 
     def __iter__(self) -> Iterator["BatchQueue"]:
@@ -81,9 +83,10 @@ class BatchQueues:
         queue = self._queues.get(spec)
         if queue is None:
             # There is one queue that writes, and one batch of it at a time.
-            readers = self._short_readers if spec.short else self._readers
-            connections = asyncio.Semaphore() if spec.writes else readers
-            queue = self._queues[spec] = BatchQueue(spec, connections, timeout=self._timeout)
+            connections = asyncio.Semaphore() if spec.writes else self._readers
+            turn = self._turn if spec.short else None
+            queue = BatchQueue(spec, connections, turn, timeout=self._timeout)
+            self._queues[spec] = queue
         return queue
 
     def give_up(self) -> None:
@@ -105,7 +108,14 @@ class BatchQueue:
     whether or not its batch ever ends.
     """
 
-    def __init__(self, spec: QueueSpec, connections: asyncio.Semaphore, *, timeout: float) -> None:
+    def __init__(
+        self,
+        spec: QueueSpec,
+        connections: asyncio.Semaphore,
+        turn: asyncio.Lock | None,
+        *,
+        timeout: float,
+    ) -> None:
         self.name = spec.name
         self.writes = spec.writes
         self.sizes = Histogram(_SIZES)
@@ -122,6 +132,7 @@ class BatchQueue:
         )
         self._spec = spec
         self._connections = connections
+        self._turn = turn
         self._locked_rows = asyncio.Semaphore(LOCKED_ROWS)
         self._timeout = timeout
         self._silent_until: defaultdict[type[Exception], float] = defaultdict(float)
@@ -185,7 +196,7 @@ class BatchQueue:
         served = 0
         waiting = self._waiting
         while self._waiting or self._urgent:
-            async with self._connections:
+            async with self._in_turn(), self._connections:
                 # In turns: however many urgent calls come, the others are served too.
                 is_urgents_turn = waiting is self._waiting or not self._waiting
                 waiting = self._urgent if self._urgent and is_urgents_turn else self._waiting
@@ -200,6 +211,20 @@ class BatchQueue:
                     await self._serve(batch)
             self._wait_for_rows(batch.locked)
         self._task = None
+
+    @asynccontextmanager
+    async def _in_turn(self) -> AsyncIterator[None]:
+        """Wait for another short batch, unless that takes long after all."""
+        has_turn = False
+        if self._turn is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TURN if self._turn.locked() else None):
+                    has_turn = await self._turn.acquire()
+        try:
+            yield
+        finally:
+            if self._turn is not None and has_turn:
+                self._turn.release()
 
     async def _serve(self, batch: Batch) -> None:
         self._begun.add(batch)

@@ -13,6 +13,7 @@ import uvloop
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+import hero_api.batching.queue
 from hero_api.batching import BatchQueues, QueueSpec, batched
 from hero_api.batching.queue import arrived
 from hero_api.database.sessions import ReadWriteSession
@@ -699,22 +700,25 @@ async def test_who_waited_longest_for_a_connection_reads_next(batches: Batches) 
 
 
 @pytest.mark.parametrize("in_turn", [True, False])
-async def test_short_batches_read_in_turn_where_they_are_to_and_others_beside_them(
-    batches: Batches, *, in_turn: bool
+async def test_short_batches_read_in_turn_where_they_are_to_but_do_not_wait_for_long(
+    monkeypatch: pytest.MonkeyPatch, *, in_turn: bool
 ) -> None:
+    monkeypatch.setattr(hero_api.batching.queue, "_TURN", 0.5)
     queues = BatchQueues(timeout=SOON, readers=3, in_turn=in_turn)
-    one, other = (
-        batched(batches, QueueSpec(name, short=True), name=name) for name in ("one", "other")
+    each = {"one": Batches(), "other": Batches(), "long": Batches()}
+    one, other, long = (
+        batched(function, QueueSpec(name, short=name != "long"), name=name)
+        for name, function in each.items()
     )
-    long_ones = Batches()
-    long = batched(long_ones, QueueSpec("long"), name="long")
-    first = await hold(one, Session(queues), batches, 1)
+    first = await hold(one, Session(queues), each["one"], 1)
     [second] = await start(other, Session(queues), 2)
-    third = await hold(long, Session(queues), long_ones, 3)
-    assert batches.items == ([[1]] if in_turn else [[1], [2]])
-    batches.gate.set()
-    long_ones.gate.set()
+    third = await hold(long, Session(queues), each["long"], 3)
+    assert each["other"].begun.is_set() is not in_turn
+    await asyncio.wait_for(each["other"].begun.wait(), SOON)
+    for function in each.values():
+        function.gate.set()
     assert await asyncio.gather(*[first, second, third]) == [2, 4, 6]
+    assert await one(Session(queues), 4) == 8
     await queues.close()
 
 
