@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -51,6 +52,20 @@ def count_keys(settings: Settings) -> int:
     with connection_to(settings) as connection:
         count: int = connection.execute(COUNT).fetchone()[0]
         return count
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, room: ModuleType) -> list[tuple[str, object]]:
+    """Record each statement that a module executes from now on, and its items."""
+    executed: list[tuple[str, object]] = []
+
+    async def recorded(
+        session: AsyncSession, statement: str, parameters: Mapping[str, object]
+    ) -> Sequence[Any]:
+        executed.append((statement, parameters.get("items")))
+        return await fetch(session, statement, parameters)
+
+    monkeypatch.setattr(room, "fetch", recorded)
+    return executed
 
 
 @pytest.fixture(params=["wary", "optimistic"], autouse=True)
@@ -211,31 +226,20 @@ async def test_after_a_key_that_was_known_keys_are_looked_for_before_heroes_are_
     with connection_to(settings) as connection:
         connection.execute("CREATE UNIQUE INDEX one_bad ON hero (name) WHERE name = 'bad'")
     await client.post("/heroes/", json=HERO | {"name": "bad"})
-    looks = 0
+    finds = {each.find for each in KEY_STATEMENTS.values()}
+    executed = watch(monkeypatch, hero_api.storage.keyed)
 
-    async def counted(
-        session: AsyncSession, statement: str, parameters: Mapping[str, object]
-    ) -> Sequence[Any]:
-        nonlocal looks
-        looks += statement == KEY_STATEMENTS[session.get_bind().dialect.name].find
-        return await fetch(session, statement, parameters)
-
-    monkeypatch.setattr(hero_api.storage.keyed, "fetch", counted)
-    seen = []
-    for key in [*range(5), 4, *range(4, 10)]:
-        looks = 0
+    async def looks_for(key: int) -> int:
+        executed.clear()
         await create(client, str(key))
-        seen.append(looks)
-    assert seen == [1, 1, 1, 0, 0, *[1, 1], 1, 1, 1, 0, 0]
+        return sum(statement in finds for statement, _ in executed)
+
+    looks = [await looks_for(key) for key in [*range(5), 4, *range(4, 10)]]
+    assert looks == [1, 1, 1, 0, 0, *[1, 1], 1, 1, 1, 0, 0]
     # What the database refuses might have been known. Its batch is divided, and counts once.
     names = ["good"] * 8 + ["bad"] + ["good"] * 7
     await asyncio.gather(*(create(client, f"n {n}", name=name) for n, name in enumerate(names)))
-    seen.clear()
-    for key in range(10, 15):
-        looks = 0
-        await create(client, str(key))
-        seen.append(looks)
-    assert seen == [1, 1, 1, 0, 0]
+    assert [await looks_for(key) for key in range(10, 15)] == [1, 1, 1, 0, 0]
 
 
 async def test_a_create_that_the_database_would_refuse_is_answered_the_same_again(
@@ -484,22 +488,14 @@ async def test_a_key_that_is_under_way_elsewhere_for_too_long_is_503_and_nothing
 async def test_a_lock_on_the_whole_table_is_waited_for_once(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored_anything = 0
-
-    async def counted(
-        session: AsyncSession, statement: str, parameters: Mapping[str, object]
-    ) -> Sequence[Any]:
-        nonlocal stored_anything
-        stored_anything += "INSERT INTO hero " in statement and parameters["items"] != "[]"
-        return await fetch(session, statement, parameters)
-
     settings = Settings(database_url=cluster.new_schema(), busy_timeout=0.1)
     async with running(create_app(settings)) as client:
         await create(client, "a")
-        monkeypatch.setattr(hero_api.storage.rows, "fetch", counted)
+        executed = watch(monkeypatch, hero_api.storage.rows)
         with lock_of(settings, "LOCK TABLE hero IN SHARE MODE"):
             answer = await create(client, "b")
-        assert (answer.status_code, stored_anything) == (503, 1)
+        tries = sum("INSERT INTO hero " in each and items != "[]" for each, items in executed)
+        assert (answer.status_code, tries) == (503, 1)
         assert "nothing was changed" in answer.json()["detail"]
         assert (await create(client, "b")).status_code == 200
 

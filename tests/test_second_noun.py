@@ -383,13 +383,15 @@ async def test_what_a_model_does_not_declare_takes_no_part_though_a_client_may_s
         # These are names that the service gives its own fields.
         more = {"_position": 1, "_key": "b", "_fingerprint": "", "nothing": {}}
         sent = [{"name": f"n{n}", "secret_name": "?"} | more for n in range(9)]
-        for headers in ({}, {"Idempotency-Key": "a"}):
+        none: list[dict[str, str]] = [{}] * 9
+        keys = [{"Idempotency-Key": f"a{n}"} for n in range(9)]
+        for headers in (none, keys):
             asks = (
-                client.post("/open/", json=each, headers={k: f"{v}{n}" for k, v in headers.items()})
-                for n, each in enumerate(sent)
+                client.post("/open/", json=hero, headers=its_own)
+                for hero, its_own in zip(sent, headers, strict=True)
             )
             answers = [answer.json() for answer in await asyncio.gather(*asks)]
             assert [answer["name"] for answer in answers] == [hero["name"] for hero in sent]
-        again = await client.post("/open/", json=sent[4], headers={"Idempotency-Key": "a4"})
+        again = await client.post("/open/", json=sent[4], headers=keys[4])
         assert again.json() == answers[4]
         assert len((await client.get("/heroes/")).json()) == 18

@@ -215,15 +215,17 @@ class BatchQueue:
     @asynccontextmanager
     async def _in_turn(self) -> AsyncIterator[None]:
         """Wait for another short batch, unless that takes long after all."""
+        if self._turn is None:
+            yield
+            return
         has_turn = False
-        if self._turn is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_TURN if self._turn.locked() else None):
-                    has_turn = await self._turn.acquire()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TURN if self._turn.locked() else None):
+                has_turn = await self._turn.acquire()
         try:
             yield
         finally:
-            if self._turn is not None and has_turn:
+            if has_turn:
                 self._turn.release()
 
     async def _serve(self, batch: Batch) -> None:
