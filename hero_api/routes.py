@@ -64,11 +64,11 @@ async def create_hero(
 async def read_heroes(page: PageQuery, session: ReadSession, prefix: Prefix) -> Response:
     """List heroes in id order; the `Link` header leads to the next page, if there is one."""
     listed = await heroes.list_page(session, page)
-    response = HeroJSON(listed.body, headers=_headers(listed))
+    headers = _headers(listed)
     if listed.next_after is not None:
         following = page.following(listed.next_after)
-        response.headers["Link"] = f'<{prefix}/heroes/?{following}>; rel="next"'
-    return response
+        headers = headers | {"Link": f'<{prefix}/heroes/?{following}>; rel="next"'}
+    return HeroJSON(listed.body, headers=headers)
 
 
 async def create_heroes(

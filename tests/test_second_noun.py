@@ -38,6 +38,8 @@ class MissionBase(SQLModel):
     title: str = Field(index=True)
     priority: int = Field(default=1, index=True)
     is_secret: bool = False
+    is_NATO: bool | None = None  # noqa: N815 - names that SQL quotes
+    order: str | None = None
     budget: float | None = None
     day: date | None = Field(default=None, index=True)
     at: time | None = None

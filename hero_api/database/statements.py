@@ -16,6 +16,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    SelectBase,
     Table,
     Text,
     and_,
@@ -66,6 +67,9 @@ class Stored(NamedTuple):
 # No row has such characters in it: JSON escapes them.
 BETWEEN, DAMAGED = ",\n", "\x1a"
 AFTER = "after"
+# In the SELECT of a page, `@` stands for its number: no name of a column has it.
+_BEFORE = "(@before)"  # the condition of the rows from where the plain page before this one starts
+FROM = "id >= (SELECT id FROM place@)"
 
 
 class Statements:
@@ -99,8 +103,8 @@ class Statements:
         self.delete = self.compile(self._delete())
         unchanged = {each.name: each for each in of.columns if each is not self.key}
         self.probe = self.compile(of.update().values(unchanged).where(false()))
-        self._start = self.compile(self._walk(literal_column("(@start)"), self._number("offset")))
         self.lock = cache(self._lock)
+        self._begin = cache(self._compile_place)
         self._fragment = cache(self._compile_page)
         self.pages = lru_cache(maxsize=512)(self._compile_pages)
 
@@ -129,9 +133,13 @@ class Statements:
             offset = page.offset
             if not shape.filters:
                 offset, walked = offset - walked, offset
-            parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit + 1}
+            parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
             parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
         return self.pages(shapes), parameters
+
+    def cut(self, rows: str | None, found: int | None, limit: int) -> tuple[str, int | None]:  # noqa: ARG002
+        """Return a page's rows, and its last id where there are more, of what its SELECT found."""
+        return rows or "", found
 
     def _shape(self, page: Page) -> Shape:
         filters = (name for name in self.filters if getattr(page, name, None) is not None)
@@ -143,21 +151,24 @@ class Statements:
         Pages without filters, in the order of their offsets, share one walk along the table: each
         starts from where the one before it starts, and its offset counts from there.
         """
-        starts, selects = [], []
-        start = "true"
+        places, selects = [], []
+        before = "true"
         for index, shape in enumerate(shapes):
-            number = f"_{index}"
+            if place := self._begin(shape.filters).replace(_BEFORE, before):
+                places.append(f"place@ AS MATERIALIZED ({place})".replace("@", f"_{index}"))
             if not shape.filters:
-                walk = self._start.replace("(@start)", start).replace("_N", number)
-                starts.append(f"start_{index} (id) AS MATERIALIZED ({walk})")
-                start = f"id >= (SELECT id FROM start_{index})"
-            page = self._fragment(shape).replace("(@start)", start).replace("_N", number)
-            selects.append(page.replace("@", str(index), 1))
-        with_ = f"WITH {', '.join(starts)} " if starts else ""
+                before = FROM.replace("@", f"_{index}")
+            page = self._fragment(shape).replace("@", str(index), 1)
+            selects.append(page.replace("@", f"_{index}"))
+        with_ = f"WITH {', '.join(places)} " if places else ""
         return with_ + " UNION ALL ".join(selects)
 
+    def _compile_place(self, filters: Sequence[str]) -> str:
+        place = self._place(filters)
+        return "" if place is None else self.compile(place)
+
     def _compile_page(self, shape: Shape) -> str:
-        """Return the SELECT of one page; `@` stands for its number, and `_N` too."""
+        """Return the SELECT of one page; its number, then `_` and that, are to stand for `@`."""
         total: ColumnElement[Any] = null()
         if shape.counts:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
@@ -165,23 +176,27 @@ class Statements:
         found = self._found(self._rows(shape.filters).subquery("page"), shape.filters)
         return self.compile(select(literal_column("@"), *found, cast(total, BigInteger)))
 
+    def _place(self, filters: Sequence[str]) -> SelectBase | None:
+        """Return what a page's SELECT finds in `place@`; of a plain one, it has the first id."""
+        raise NotImplementedError
+
     def _rows(self, filters: Sequence[str]) -> Select[Any]:
         """Return the rows of a page."""
-        return self._page(select(*self.table.columns), *self._start_of(filters))
+        raise NotImplementedError
 
-    def _start_of(self, filters: Sequence[str]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """Return the condition of a page's rows, and how many of them it skips."""
-        if not filters:
-            return literal_column("(@start)"), ZERO
-        return self._conditions(filters), self._number("offset")
+    def _start(self, filters: Sequence[str], *more: ColumnElement[Any]) -> Select[Any]:
+        """Return the id that a page starts with."""
+        condition = self._conditions(filters) if filters else literal_column(_BEFORE)
+        return self._page(select(self.key, *more), condition, self._number("offset"), ONE)
 
     def _page(
-        self, of: Select[Any], condition: ColumnElement[Any], offset: ColumnElement[Any]
+        self,
+        of: Select[Any],
+        condition: ColumnElement[Any],
+        offset: ColumnElement[Any],
+        limit: ColumnElement[Any],
     ) -> Select[Any]:
-        return of.where(condition).order_by(self.key).limit(self._number("limit")).offset(offset)
-
-    def _walk(self, condition: ColumnElement[Any], steps: ColumnElement[Any]) -> Select[Any]:
-        return select(self.key).where(condition).order_by(self.key).limit(ONE).offset(steps)
+        return of.where(condition).order_by(self.key).limit(limit).offset(offset)
 
     def _conditions(self, names: Iterable[str]) -> ColumnElement[bool]:
         columns = self.table.c
@@ -197,14 +212,14 @@ class Statements:
         return self._parameter(name, BigInteger())
 
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
-        return bindparam(f"{name}_N", type_=its_type, required=True)
+        return bindparam(f"{name}@", type_=its_type, required=True)
 
     def _found(
         self, page: FromClause, filters: Sequence[str]
     ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-        """Return the rows of a page as JSON, `DAMAGED` for what JSON cannot hold, and a count.
+        """Return the rows of a page as JSON, and what tells `cut` whether there are more.
 
-        Where the count is the limit, the last of them only shows that there are more.
+        `DAMAGED` stands for a row that JSON cannot hold.
         """
         raise NotImplementedError
 

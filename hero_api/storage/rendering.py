@@ -7,11 +7,10 @@ from math import isfinite
 from typing import NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from sqlalchemy import Table
 
 from hero_api.database.columns import RENDERED, kind_of
-from hero_api.database.pages import Page
 from hero_api.database.statements import BETWEEN, DAMAGED
 from hero_api.errors import DamagedRowError, UnfitError
 
@@ -73,19 +72,14 @@ class Renderer:
             return None
 
     def render_page(
-        self, page: Page, rows: str | None, size: int, total: int | None
+        self, rows: str, next_after: int | None, total: int | None
     ) -> Listed | DamagedRowError:
-        """Return a page; of its rows, one more than it has room for shows that there is a next."""
-        rows = rows or ""
-        has_next = size > page.limit
-        if has_next:
-            rows = rows.rpartition(BETWEEN)[0]
+        """Return a page of rows as JSON."""
         if rows and self._public:
             rows = BETWEEN.join(self.render(row) or DAMAGED for row in rows.split(BETWEEN))
         if DAMAGED in rows:
             return DamagedRowError()
-        last = from_json(rows.rpartition(BETWEEN)[2])["id"] if has_next and rows else None
-        return Listed(f"[{rows}]", last, total)
+        return Listed(f"[{rows}]", next_after, total)
 
 
 def array(items: Iterable[str]) -> str:

@@ -119,7 +119,10 @@ class Rows:
         distinct = sorted(set(pages), key=attrgetter("offset")) or [Page(limit=0)]
         rows = await fetch(session, *statements.select_pages(distinct))
         render = self.renderer.render_page
-        listed = {distinct[n]: render(distinct[n], *row) for n, *row in rows}
+        listed = {}
+        for n, found, more, total in rows:
+            page = distinct[n]
+            listed[page] = render(*statements.cut(found, more, page.limit), total)
         return [listed[page] for page in pages]
 
     async def create_many(

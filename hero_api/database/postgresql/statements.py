@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import (
     ARRAY,
     CTE,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    SelectBase,
     Table,
     Text,
     any_,
@@ -35,7 +37,7 @@ from sqlalchemy.types import TypeEngine
 
 from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_CHOSEN_ID
-from hero_api.database.statements import BETWEEN, ONE, ZERO, Filter, Statements, Stored, text
+from hero_api.database.statements import BETWEEN, FROM, ONE, ZERO, Filter, Statements, Stored, text
 from hero_api.errors import RefusedError
 
 # The key of the lock that orders whoever makes a table or moves its sequence: "hero" in ASCII.
@@ -87,14 +89,30 @@ class PostgreSQLStatements(Statements):
             for position, drawn, number, body, _, has_triggers in rows
         ]
 
+    def cut(self, rows: str | None, found: int | None, limit: int) -> tuple[str, int | None]:
+        """Cut off the row that only shows that there are more: to look for it costs a quarter."""
+        if rows is None or found is None or found <= limit:
+            return rows or "", None
+        rows = rows.rpartition(BETWEEN)[0]
+        return rows, from_json(rows.rpartition(BETWEEN)[2])["id"] if rows else None
+
     def _found(
         self, page: FromClause, _filters: Sequence[str]
     ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
         ordered = postgresql.aggregate_order_by(text(BETWEEN), page.c.id)
         return func.string_agg(self.json(page), ordered), func.count()
 
+    def _place(self, filters: Sequence[str]) -> SelectBase | None:
+        return None if filters else self._start(filters)
+
+    def _rows(self, filters: Sequence[str]) -> Select[Any]:
+        rows, more = select(*self.table.columns), self._number("limit") + ONE
+        if not filters:
+            return self._page(rows, literal_column(FROM), ZERO, more)
+        return self._page(rows, self._conditions(filters), self._number("offset"), more)
+
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
-        return cast(bindparam(f"{name}_N", type_=Text(), required=True), its_type)
+        return cast(bindparam(f"{name}@", type_=Text(), required=True), its_type)
 
     def _is_one_of_ids(self) -> ColumnElement[bool]:
         # An array and no rows of JSON: of those PostgreSQL expects a hundred, and reads the table.

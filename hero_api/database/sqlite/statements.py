@@ -55,6 +55,7 @@ TYPES = {
     Kind.TIME: ("text",),
 }
 _RANGE = ("<", "<=", ">", ">=")  # operators
+_PLACE = table("place@", column("id", BigInteger), column("behind", BigInteger))
 _FEW = 1_000  # rows that are sorted in less time than it takes to find as many along the table
 
 
@@ -121,46 +122,40 @@ class SQLiteStatements(Statements):
         self, page: FromClause, filters: Sequence[str]
     ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
         # The row behind the page is not read: it may be damaged, and the page is not.
-        if self._is_place(filters):
-            has_more: ColumnElement[bool] = self._behind(filters).is_not(None)
-        else:
-            behind = select(func.count()).select_from(self._ids(filters).subquery())
-            has_more = behind.scalar_subquery() == self._number("limit")
         rows = func.group_concat(func.ifnull(self.json(page), text(DAMAGED)), text(BETWEEN))
-        joined = rows.op("||")(case((has_more, text(f"{BETWEEN}null")), else_=text("")))
-        return joined, func.count() + case((has_more, ONE), else_=ZERO)
+        if self._is_plain(filters):
+            within = self.key >= _of_place(_PLACE.c.id), self.key < _of_place(_PLACE.c.behind)
+            return rows, select(func.max(self.key)).where(*within).scalar_subquery()
+        has_more = _of_place(func.count(_PLACE.c.id)) > self._number("limit")
+        return rows, case((has_more, func.max(page.c.id)))
 
-    def _rows(self, filters: Sequence[str]) -> Select[Any]:
-        if self._is_place(filters):
-            return self._rows_between(filters)
-        # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
-        rows = select(*self.table.columns).where(self.key.in_(self._ids(filters)))
-        # The limit keeps them in order: SQLite may drop the order of a plain subquery.
-        return rows.order_by(self.key).limit(self._number("limit") - ONE).offset(ZERO)
-
-    def _is_place(self, filters: Sequence[str]) -> bool:
-        """Say whether all that is asked for is a place in the table."""
+    def _is_plain(self, filters: Sequence[str]) -> bool:
+        """Say whether a page is nothing but a part of the table."""
         return set(filters) <= {AFTER}
 
-    def _rows_between(self, filters: Sequence[str]) -> Select[Any]:
-        """Return the rows of a page that is only a place in the table.
-
-        A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it walks
-        along the table, so in the order of ids.
-        """
-        first = self._walk(*self._start_of(filters)).scalar_subquery()
-        last = func.ifnull(self._behind(filters) - ONE, literal_column(str(MAX_ID)))
-        return select(*self.table.columns).where(self.key >= first, self.key <= last)
-
-    def _behind(self, filters: Sequence[str]) -> ColumnElement[Any]:
-        """Return the id of the row behind a page; null where there is none."""
-        start, offset = self._start_of(filters)
-        return self._walk(start, offset + self._number("limit") - ONE).scalar_subquery()
-
-    def _ids(self, filters: Sequence[str]) -> SelectBase:
+    def _place(self, filters: Sequence[str]) -> SelectBase:
+        """Find the id that a plain page starts with, and the one behind it; all ids of others."""
+        if self._is_plain(filters):
+            later = self.table.alias("later").c.id
+            behind = select(later).where(later >= self.key).order_by(later)
+            behind = behind.limit(ONE).offset(self._number("limit"))
+            return self._start(filters, behind.scalar_subquery().label("behind"))
         if self._is_range([name for name in filters if name != AFTER]):
             return self._range_ids(filters)
-        return self._page(select(self.key), *self._start_of(filters))
+        place = self._number("offset"), self._number("limit") + ONE
+        return self._page(select(self.key), self._conditions(filters), *place)
+
+    def _rows(self, filters: Sequence[str]) -> Select[Any]:
+        rows = select(*self.table.columns)
+        if self._is_plain(filters):
+            # A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it
+            # walks along the table, so in the order of ids.
+            last = func.ifnull(_of_place(_PLACE.c.behind) - ONE, literal_column(str(MAX_ID)))
+            return rows.where(self.key >= _of_place(_PLACE.c.id), self.key <= last)
+        # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
+        rows = rows.where(self.key.in_(select(_PLACE.c.id)))
+        # The limit keeps them in order: SQLite may drop the order of a plain subquery.
+        return rows.order_by(self.key).limit(self._number("limit")).offset(ZERO)
 
     def _is_range(self, filters: Sequence[str]) -> bool:
         """Say whether filters ask for a range of one column, and for nothing else."""
@@ -179,7 +174,7 @@ class SQLiteStatements(Statements):
         some = some.limit(literal_column(f"{_FEW} + 1")).offset(ZERO)
         few = some.subquery("few")
         are_few = select(func.count() <= literal_column(str(_FEW))).select_from(few)
-        limit, offset = self._number("limit"), self._number("offset")
+        limit, offset = self._number("limit") + ONE, self._number("offset")
 
         def page(
             key: ColumnElement[Any],
@@ -248,6 +243,10 @@ class SQLiteStatements(Statements):
     def _lock(self, **_: object) -> str:
         # It takes the file's one lock, which a session that a test put in may not have yet.
         return self.probe
+
+
+def _of_place(what: ColumnElement[Any]) -> ColumnElement[Any]:
+    return select(what).select_from(_PLACE).scalar_subquery()
 
 
 def _plus(of: ColumnElement[Any]) -> ColumnElement[Any]:
