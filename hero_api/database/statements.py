@@ -104,8 +104,7 @@ class Statements:
         unchanged = {each.name: each for each in of.columns if each is not self.key}
         self.probe = self.compile(of.update().values(unchanged).where(false()))
         self.lock = cache(self._lock)
-        self._begin = cache(self._compile_place)
-        self._fragment = cache(self._compile_page)
+        self._parts = cache(self._compile_parts)
         self.pages = lru_cache(maxsize=512)(self._compile_pages)
 
     def compile(self, statement: ClauseElement) -> str:
@@ -124,57 +123,59 @@ class Statements:
         """Say what `create` made of its items. Raises `RefusedError` where a trigger interfered."""
         raise NotImplementedError
 
-    def select_pages(self, pages: Sequence[Page]) -> tuple[str, Mapping[str, object]]:
-        """Return the statement that reads pages, in the order of their offsets, with parameters."""
-        shapes = tuple(map(self._shape, pages))
+    def select_pages(self, shape: Shape, pages: Sequence[Page]) -> tuple[str, Mapping[str, object]]:
+        """Return the statement that reads pages of a shape, by their offsets, with parameters."""
         parameters: dict[str, object] = {}
         walked = 0
-        for index, (page, shape) in enumerate(zip(pages, shapes, strict=True)):
+        for index, page in enumerate(pages):
             offset = page.offset
             if not shape.filters:
                 offset, walked = offset - walked, offset
             parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
             parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
-        return self.pages(shapes), parameters
+        return self.pages(shape, len(pages)), parameters
 
     def cut(self, rows: str | None, found: int | None, limit: int) -> tuple[str, int | None]:  # noqa: ARG002
         """Return a page's rows, and its last id where there are more, of what its SELECT found."""
         return rows or "", found
 
-    def _shape(self, page: Page) -> Shape:
+    def shape(self, page: Page) -> Shape:
+        """Return what the SELECT of a page depends on."""
         filters = (name for name in self.filters if getattr(page, name, None) is not None)
         return Shape(tuple(filters), page.count)
 
-    def _compile_pages(self, shapes: tuple[Shape, ...]) -> str:
+    def _compile_pages(self, shape: Shape, count: int) -> str:
         """Return one statement that reads several pages, a row each, from one snapshot.
 
         Pages without filters, in the order of their offsets, share one walk along the table: each
         starts from where the one before it starts, and its offset counts from there.
         """
+        place, page = self._parts(shape)
         places, selects = [], []
         before = "true"
-        for index, shape in enumerate(shapes):
-            if place := self._begin(shape.filters).replace(_BEFORE, before):
-                places.append(f"place@ AS MATERIALIZED ({place})".replace("@", f"_{index}"))
-            if not shape.filters:
-                before = FROM.replace("@", f"_{index}")
-            page = self._fragment(shape).replace("@", str(index), 1)
-            selects.append(page.replace("@", f"_{index}"))
+        for index in range(count):
+            number = f"_{index}"
+            if place:
+                start = place.replace(_BEFORE, before).replace("@", number)
+                places.append(f"place{number} AS MATERIALIZED ({start})")
+                before = FROM.replace("@", number)
+            selects.append(page.replace("@", str(index), 1).replace("@", number))
         with_ = f"WITH {', '.join(places)} " if places else ""
         return with_ + " UNION ALL ".join(selects)
 
-    def _compile_place(self, filters: Sequence[str]) -> str:
-        place = self._place(filters)
-        return "" if place is None else self.compile(place)
+    def _compile_parts(self, shape: Shape) -> tuple[str, str]:
+        """Return what finds the place of one page, and its SELECT, whose first `@` is its number.
 
-    def _compile_page(self, shape: Shape) -> str:
-        """Return the SELECT of one page; its number, then `_` and that, are to stand for `@`."""
+        The others are that behind an underscore.
+        """
         total: ColumnElement[Any] = null()
         if shape.counts:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
         found = self._found(self._rows(shape.filters).subquery("page"), shape.filters)
-        return self.compile(select(literal_column("@"), *found, cast(total, BigInteger)))
+        page = select(literal_column("@"), *found, cast(total, BigInteger))
+        place = self._place(shape.filters)
+        return "" if place is None else self.compile(place), self.compile(page)
 
     def _place(self, filters: Sequence[str]) -> SelectBase | None:
         """Return what a page's SELECT finds in `place@`; of a plain one, it has the first id."""

@@ -3,6 +3,7 @@
 Batch functions take a session and a sequence of items, and return a result, or an error, for each.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from operator import attrgetter
@@ -114,15 +115,20 @@ class Rows:
     async def list_many(
         self, session: ReadOnlySession, pages: Sequence[Page]
     ) -> Sequence[Listed | ServiceError]:
-        """Read pages, in id order; equal ones are read once, and all from one snapshot."""
+        """Read pages, in id order; equal ones are read once."""
         statements = await self.statements(session)
-        distinct = sorted(set(pages), key=attrgetter("offset")) or [Page(limit=0)]
-        rows = await fetch(session, *statements.select_pages(distinct))
-        render = self.renderer.render_page
+        groups = defaultdict(list)
+        for page in set(pages) or [Page(limit=0)]:
+            groups[statements.shape(page)].append(page)
         listed = {}
-        for n, found, more, total in rows:
-            page = distinct[n]
-            listed[page] = render(*statements.cut(found, more, page.limit), total)
+        # A statement for each mixture of filters would have to be prepared again and again.
+        for shape, group in groups.items():
+            group.sort(key=attrgetter("offset"))
+            rows = await fetch(session, *statements.select_pages(shape, group))
+            for n, found, more, total in rows:
+                page = group[n]
+                cut = statements.cut(found, more, page.limit)
+                listed[page] = self.renderer.render_page(*cut, total)
         return [listed[page] for page in pages]
 
     async def create_many(

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 from collections.abc import Sequence
+from itertools import permutations
 
 import pytest
 from fastapi import FastAPI
@@ -184,3 +185,22 @@ async def test_a_handler_that_is_cancelled_leaves_nothing_to_who_writes_next(app
 
 async def _create(session: ReadWriteSession) -> None:
     await heroes.create(session, DEADPOND)
+
+
+async def test_a_mixture_of_pages_is_read_by_the_statements_of_its_kinds(app: FastAPI) -> None:
+    """A statement of its own would take longer to prepare than to run."""
+    kinds = [
+        HeroPage(),
+        HeroPage(name="?"),
+        HeroPage(age=1),
+        HeroPage(after=1),
+        HeroPage(count=True),
+    ]
+    async with running(app), app.state.database.read_session() as session:
+        for kind in kinds:
+            await heroes.rows.list_many(session, [kind])
+        statements = await heroes.rows.statements(session)
+        compiled = statements.pages.cache_info().misses
+        for mixture in permutations(kinds, 3):
+            assert len(await heroes.rows.list_many(session, mixture)) == 3
+        assert statements.pages.cache_info().misses == compiled

@@ -124,9 +124,10 @@ class SQLiteStatements(Statements):
         # The row behind the page is not read: it may be damaged, and the page is not.
         rows = func.group_concat(func.ifnull(self.json(page), text(DAMAGED)), text(BETWEEN))
         if self._is_plain(filters):
-            within = self.key >= _of_place(_PLACE.c.id), self.key < _of_place(_PLACE.c.behind)
-            return rows, select(func.max(self.key)).where(*within).scalar_subquery()
-        has_more = _of_place(func.count(_PLACE.c.id)) > self._number("limit")
+            has_more: ColumnElement[bool] = page.c.behind.is_not(None)
+        else:
+            ids = select(func.count(_PLACE.c.id)).select_from(_PLACE)
+            has_more = ids.scalar_subquery() > self._number("limit")
         return rows, case((has_more, func.max(page.c.id)))
 
     def _is_plain(self, filters: Sequence[str]) -> bool:
@@ -150,8 +151,10 @@ class SQLiteStatements(Statements):
         if self._is_plain(filters):
             # A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it
             # walks along the table, so in the order of ids.
-            last = func.ifnull(_of_place(_PLACE.c.behind) - ONE, literal_column(str(MAX_ID)))
-            return rows.where(self.key >= _of_place(_PLACE.c.id), self.key <= last)
+            behind = _PLACE.c.behind
+            last = func.ifnull(behind - ONE, literal_column(str(MAX_ID)))
+            within = and_(self.key >= _PLACE.c.id, self.key <= last)
+            return rows.add_columns(behind).join_from(_PLACE, self.table, within)
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
         rows = rows.where(self.key.in_(select(_PLACE.c.id)))
         # The limit keeps them in order: SQLite may drop the order of a plain subquery.
@@ -243,10 +246,6 @@ class SQLiteStatements(Statements):
     def _lock(self, **_: object) -> str:
         # It takes the file's one lock, which a session that a test put in may not have yet.
         return self.probe
-
-
-def _of_place(what: ColumnElement[Any]) -> ColumnElement[Any]:
-    return select(what).select_from(_PLACE).scalar_subquery()
 
 
 def _plus(of: ColumnElement[Any]) -> ColumnElement[Any]:
