@@ -84,6 +84,7 @@ class Statements:
     look: str
     array = "[{}]"
     skips_locked = False
+    reads_mixtures = False  # in one statement pages of several shapes, as fast as in several
     catch_up = ""  # for ids that are drawn from a sequence
     create_kept = ""  # `create`, where it can keep the keys of its rows too
 
@@ -123,41 +124,43 @@ class Statements:
         """Say what `create` made of its items. Raises `RefusedError` where a trigger interfered."""
         raise NotImplementedError
 
-    def select_pages(self, shape: Shape, pages: Sequence[Page]) -> tuple[str, Mapping[str, object]]:
-        """Return the statement that reads pages of a shape, by their offsets, with parameters."""
+    def select_pages(self, pages: Sequence[Page]) -> tuple[str, Mapping[str, object]]:
+        """Return the statement that reads pages, in the order of their offsets, with parameters."""
+        shapes = tuple(map(self.shape, pages))
         parameters: dict[str, object] = {}
         walked = 0
-        for index, page in enumerate(pages):
+        for index, (page, shape) in enumerate(zip(pages, shapes, strict=True)):
             offset = page.offset
             if not shape.filters:
                 offset, walked = offset - walked, offset
             parameters |= {f"offset_{index}": offset, f"limit_{index}": page.limit}
             parameters |= {f"{name}_{index}": getattr(page, name) for name in shape.filters}
-        return self.pages(shape, len(pages)), parameters
+        return self.pages(shapes), parameters
 
     def cut(self, rows: str | None, found: int | None, limit: int) -> tuple[str, int | None]:  # noqa: ARG002
         """Return a page's rows, and its last id where there are more, of what its SELECT found."""
         return rows or "", found
 
     def shape(self, page: Page) -> Shape:
-        """Return what the SELECT of a page depends on."""
+        """Return what the SELECT of a page depends on, beside its numbers."""
         filters = (name for name in self.filters if getattr(page, name, None) is not None)
         return Shape(tuple(filters), page.count)
 
-    def _compile_pages(self, shape: Shape, count: int) -> str:
+    def _compile_pages(self, shapes: tuple[Shape, ...]) -> str:
         """Return one statement that reads several pages, a row each, from one snapshot.
 
         Pages without filters, in the order of their offsets, share one walk along the table: each
         starts from where the one before it starts, and its offset counts from there.
         """
-        place, page = self._parts(shape)
         places, selects = [], []
         before = "true"
-        for index in range(count):
+        for index, shape in enumerate(shapes):
+            place, page = self._parts(shape)
             number = f"_{index}"
             if place:
                 start = place.replace(_BEFORE, before).replace("@", number)
                 places.append(f"place{number} AS MATERIALIZED ({start})")
+            if not shape.filters:
                 before = FROM.replace("@", number)
             selects.append(page.replace("@", str(index), 1).replace("@", number))
         with_ = f"WITH {', '.join(places)} " if places else ""

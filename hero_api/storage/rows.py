@@ -117,14 +117,13 @@ class Rows:
     ) -> Sequence[Listed | ServiceError]:
         """Read pages, in id order; equal ones are read once."""
         statements = await self.statements(session)
+        distinct = sorted(set(pages), key=attrgetter("offset")) or [Page(limit=0)]
         groups = defaultdict(list)
-        for page in set(pages) or [Page(limit=0)]:
-            groups[statements.shape(page)].append(page)
+        for page in distinct:
+            groups[statements.reads_mixtures or statements.shape(page)].append(page)
         listed = {}
-        # A statement for each mixture of filters would have to be prepared again and again.
-        for shape, group in groups.items():
-            group.sort(key=attrgetter("offset"))
-            rows = await fetch(session, *statements.select_pages(shape, group))
+        for group in groups.values():
+            rows = await fetch(session, *statements.select_pages(group))
             for n, found, more, total in rows:
                 page = group[n]
                 cut = statements.cut(found, more, page.limit)

@@ -60,7 +60,7 @@ class PostgreSQLStatements(Statements):
     dialect = PGDialect_psycopg()  # type: ignore[no-untyped-call]
     look = "SELECT to_regclass('hero_api_idempotency') IS NOT NULL"
     array = "{{{}}}"
-    skips_locked = True
+    skips_locked = reads_mixtures = True
 
     def __init__(self, of: Table, filters: Mapping[str, Filter], found: Sequence[Any] = ()) -> None:
         super().__init__(of, filters, found)

@@ -14,7 +14,7 @@ SMALL, LARGE = 3_000, 60_000  # rows; a page of the most that are sorted takes a
 AGES = 80
 FILTERS = {"least": Filter("age", ">="), "most": Filter("age", "<=")}
 TABLE: Table = Hero.__table__  # type: ignore[attr-defined]
-PAGE = SQLiteStatements(TABLE, FILTERS).pages(Shape(("least", "most", "after"), counts=False), 1)
+PAGE = SQLiteStatements(TABLE, FILTERS).pages((Shape(("least", "most", "after"), counts=False),))
 
 
 def table_of(heroes: int) -> sqlite3.Connection:
@@ -62,6 +62,6 @@ def test_the_rows_of_a_page_come_in_the_order_of_their_ids_whatever_index_has_th
         connection.execute("CREATE INDEX covering ON hero (age, secret_name, name, id)")
         connection.execute("ANALYZE")
         asked = {"offset_0": 1, "limit_0": 100, "after_0": 1}
-        statement = SQLiteStatements(TABLE, FILTERS).pages(place, 1)
+        statement = SQLiteStatements(TABLE, FILTERS).pages((place,))
         plan = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", asked)]
     assert "SEARCH hero USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
