@@ -1,12 +1,17 @@
-"""The race: the servers in turn, for each work and each round."""
+"""The race: of each work, the servers in turn, round by round.
+
+All of them are up for as long as a work takes, so that the runs that are compared follow each other
+at once: on a shared machine the next minute may have half the speed of this one.
+"""
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import load, stock
-from .load import Figures
+from .load import Figures, Loader
 from .machine import Cores
 from .process import ServerError
 from .results import Cell, Results
@@ -48,20 +53,29 @@ class Race:
     results: Results
     report: Callable[[str], None]
     _stocks: dict[str, Path] = field(default_factory=dict)
+    _hung: set[tuple[str, str]] = field(default_factory=set)
 
     def run(self) -> None:
         """Run the plan. A server that fails is left out, and the others go on."""
         for server in self.plan.servers:
             self._guarded(server, self._make_stock, server)
+        for work in self.plan.works:
+            with ExitStack() as stack:
+                self._run_work(work, stack)
+
+    def _run_work(self, work: Work, stack: ExitStack) -> None:
+        loaders: dict[str, Loader] = {}
         order = deque(self.plan.servers)
-        for _ in range(self.plan.rounds):
-            for work in self.plan.works:
+        for server in order:
+            if server.changes or not work.is_ours:
+                self._guarded(server, self._start, server, work, stack, loaders)
+        for connections in self.plan.connections:
+            for _ in range(self.plan.rounds):
                 for server in order:
-                    if work.is_ours and not server.changes:
-                        continue
-                    self._guarded(server, self._lap, server, work)
-            # Each round begins with another server, so that none is always the first.
-            order.rotate(-1)
+                    if server.name in loaders:
+                        self._guarded(server, self._lap, server, loaders[server.name], connections)
+                # Each round begins with another server, so that none is always the first.
+                order.rotate(-1)
 
     def _guarded(self, server: Server, step: Callable[..., None], *arguments: object) -> None:
         if server.name in self.results.left_out:
@@ -76,19 +90,23 @@ class Race:
         stock.make(server, directory, HEROES, self.plan.cores)
         self._stocks[server.name] = directory
 
-    def _lap(self, server: Server, work: Work) -> None:
-        """Start the server on fresh data, and measure the work at each number of connections."""
-        plan, routes = self.plan, server.routes
-        hung = False
-        with (
-            stock.copied(server, self._stocks[server.name]) as directory,
-            stock.serving(server, directory, plan.cores) as process,
-        ):
-            load.check(process, routes, work)
-            loader = load.Loader(process, routes, work, plan.cores.load)
-            loader.run(_WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
-            for connections in plan.connections:
-                self.report(f"{work.name}, {connections} connections: {server.name}")
-                figures = _HUNG if hung else loader.run(connections, plan.seconds)
-                hung = figures.hung
-                self.results.add(Cell(work.name, connections, server.name), figures)
+    def _start(
+        self, server: Server, work: Work, stack: ExitStack, loaders: dict[str, Loader]
+    ) -> None:
+        """Start the server on fresh data; while it waits, it takes nothing from the others."""
+        cores = self.plan.cores
+        directory = stack.enter_context(stock.copied(server, self._stocks[server.name]))
+        process = stack.enter_context(stock.serving(server, directory, cores))
+        load.check(process, server.routes, work)
+        loader = Loader(process, server.routes, work, cores.load)
+        loader.run(_WARM_UP_CONNECTIONS, _WARM_UP_SECONDS)
+        loaders[server.name] = loader
+
+    def _lap(self, server: Server, loader: Loader, connections: int) -> None:
+        work = loader.work.name
+        self.report(f"{work}, {connections} connections: {server.name}")
+        hung = (server.name, work) in self._hung
+        figures = _HUNG if hung else loader.run(connections, self.plan.seconds)
+        if figures.hung:
+            self._hung.add((server.name, work))
+        self.results.add(Cell(work, connections, server.name), figures)

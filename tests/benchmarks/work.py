@@ -24,6 +24,7 @@ end
 
 function init(arguments)
   newest, connections = tonumber(arguments[1]), tonumber(arguments[2])
+  math.randomseed(os.time())  -- or each run would ask the same again, and send the same keys
 end
 
 {requests}
