@@ -13,7 +13,7 @@ import pytest
 from fastapi import Depends, FastAPI, Query, Response
 from pydantic import ConfigDict
 from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col, update
 
 from hero_api.app import create_app
 from hero_api.commands.copy import copy
@@ -22,7 +22,7 @@ from hero_api.database.pages import Page
 from hero_api.database.sessions import ReadOnlySession, ReadWriteSession
 from hero_api.database.statements import Filter
 from hero_api.dependencies import IdempotencyKey, IfMatch, get_read_session, get_write_session
-from hero_api.errors import StartError
+from hero_api.errors import DamagedRowError, StartError
 from hero_api.etags import tag_of
 from hero_api.heroes import heroes
 from hero_api.models import HeroCreate
@@ -234,6 +234,27 @@ async def test_what_no_engine_stores_as_it_is_is_refused(
     answer = await client.patch("/missions/1", content=changes, headers=plain)
     assert answer.status_code == (422 if unfit.keys() <= MissionUpdate.model_fields.keys() else 200)
     assert (await client.get("/missions/")).json() == [created]
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf])
+async def test_a_float_that_json_cannot_show_damages_its_row_alone(
+    app: FastAPI, number: float
+) -> None:
+    async with running(app) as client:
+        for _ in range(3):
+            await client.post("/missions/", json=FULL)
+        async with app.state.database.write_session() as session:
+            await session.execute(update(Mission).where(col(Mission.id) == 2).values(budget=number))
+            await session.commit()
+        asked = ("1", "2", "3", "?limit=1", "?limit=2", "?after=2", "")
+        answers = await asyncio.gather(*(client.get(f"/missions/{each}") for each in asked))
+        statuses = [answer.status_code for answer in answers]
+        assert statuses == [200, 500, 200, 200, 500, 200, 500]
+        for answer in (answers[1], answers[4], answers[6]):
+            assert answer.json()["detail"].startswith(DamagedRowError.detail)
+        mended = await client.patch("/missions/2", json={"budget": 1.5})
+        assert mended.json()["budget"] == 1.5
+        assert (await client.get("/missions/")).status_code == 200
 
 
 @pytest.mark.sqlite

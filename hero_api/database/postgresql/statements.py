@@ -18,6 +18,7 @@ from sqlalchemy import (
     SelectBase,
     Table,
     Text,
+    and_,
     any_,
     bindparam,
     case,
@@ -35,9 +36,20 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
+from hero_api.database.columns import Kind, kind_of
 from hero_api.database.keys import KEYS
 from hero_api.database.pages import MAX_CHOSEN_ID
-from hero_api.database.statements import BETWEEN, FROM, ONE, ZERO, Filter, Statements, Stored, text
+from hero_api.database.statements import (
+    BETWEEN,
+    DAMAGED,
+    FROM,
+    ONE,
+    ZERO,
+    Filter,
+    Statements,
+    Stored,
+    text,
+)
 from hero_api.errors import RefusedError
 
 # The key of the lock that orders whoever makes a table or moves its sequence: "hero" in ASCII.
@@ -70,8 +82,14 @@ class PostgreSQLStatements(Statements):
             self.create_kept = self.compile(self._create(keeps=True))
 
     def json(self, of: FromClause) -> ColumnElement[Any]:
-        """Return a row as JSON text."""
-        return cast(func.row_to_json(of.table_valued()), Text)  # type: ignore[attr-defined]
+        """Return a row as JSON text; nothing where it holds a float that JSON cannot."""
+        row = cast(func.row_to_json(of.table_valued()), Text)  # type: ignore[attr-defined]
+        names = [name for name in self.names if kind_of(self.table.c[name]) is Kind.FLOAT]
+        if not names:
+            return row
+        # NaN is greater than any other.
+        is_finite = (func.abs(of.c[name]) < literal_column("'Infinity'") for name in names)
+        return case((and_(*(func.coalesce(each, true()) for each in is_finite)), row))
 
     def match(self, rows: Sequence[Any], count: int) -> Sequence[Stored]:
         """Say what `create` made of its items; each row has the position of one."""
@@ -94,13 +112,15 @@ class PostgreSQLStatements(Statements):
         if rows is None or found is None or found <= limit:
             return rows or "", None
         rows = rows.rpartition(BETWEEN)[0]
-        return rows, from_json(rows.rpartition(BETWEEN)[2])["id"] if rows else None
+        last = rows.rpartition(BETWEEN)[2]
+        return rows, from_json(last)["id"] if last.strip(DAMAGED) else None
 
     def _found(
         self, page: FromClause, _filters: Sequence[str]
     ) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
         ordered = postgresql.aggregate_order_by(text(BETWEEN), page.c.id)
-        return func.string_agg(self.json(page), ordered), func.count()
+        rows = func.coalesce(self.json(page), text(DAMAGED))
+        return func.string_agg(rows, ordered), func.count()
 
     def _place(self, filters: Sequence[str]) -> SelectBase | None:
         return None if filters else self._start(filters)

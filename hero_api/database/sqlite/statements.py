@@ -116,6 +116,9 @@ class SQLiteStatements(Statements):
                     conditions.append(kind != text("blob"))
             elif not its_column.primary_key:
                 conditions.append(kind.in_([*map(text, TYPES[expected]), text("null")]))
+            if expected is Kind.FLOAT:
+                is_finite = func.abs(of.c[its_column.name]) < literal_column("9e999")
+                conditions.append(func.ifnull(is_finite, true()))
         return and_(true(), *conditions)
 
     def _found(
