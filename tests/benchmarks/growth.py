@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -36,32 +37,44 @@ _LONG = 0.2  # seconds: such a request is asked a few times only
 def measure(
     sizes: Annotated[str, typer.Option(help="Numbers of heroes.")] = "10000,1000000,10000000",
 ) -> None:
-    """Ask for each, one after the other; the median time, beside that of the smallest table."""
-    first: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="hero-growth-") as directory:
-        for size in map(int, sizes.split(",")):
-            url = f"sqlite:///{directory}/{size}.db"
-            command = [sys.executable, "-m", "hero_api", "seed", str(size)]
-            environment = os.environ | {f"{PREFIX}DATABASE_URL": url}
-            subprocess.run(command, check=True, capture_output=True, env=environment)
-            typer.echo(f"{size:,} heroes")
-            with (
-                serving(Path(directory), database_url=url) as server,
-                httpx.Client(base_url=f"http://{server.host}:{server.port}") as client,
-            ):
-                for what, path in _REQUESTS.items():
-                    took = _time(client, path, size)
-                    times = took / first.setdefault(what, took)
-                    typer.echo(f"  {what:26}{took * 1_000:10.2f} ms {times:10.2f} x")
+    """Ask for each, of all tables in turn; the median time, beside that of the first."""
+    numbers = [int(size) for size in sizes.split(",")]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hero-growth-")))
+        clients = [stack.enter_context(_client(directory / str(size), size)) for size in numbers]
+        typer.echo(f"{'heroes':26}" + "".join(f"{size:>22,}" for size in numbers))
+        for what, path in _REQUESTS.items():
+            took = _time(path, dict(zip(numbers, clients, strict=True)))
+            times = (f"{each * 1_000:12.2f} ms {each / took[0]:5.2f} x" for each in took)
+            typer.echo(f"{what:26}{''.join(times)}")
 
 
-def _time(client: httpx.Client, path: Callable[[int], str], heroes: int) -> float:
-    seconds: list[float] = []
-    while len(seconds) < _ASKED and (len(seconds) < 3 or seconds[-1] < _LONG):
-        begun = time.perf_counter()
-        client.get(path(heroes)).raise_for_status()
-        seconds.append(time.perf_counter() - begun)
-    return median(seconds)
+@contextmanager
+def _client(directory: Path, heroes: int) -> Iterator[httpx.Client]:
+    """Serve a table of so many heroes."""
+    directory.mkdir()
+    url = f"sqlite:///{directory}/heroes.db"
+    command = [sys.executable, "-m", "hero_api", "seed", str(heroes)]
+    environment = os.environ | {f"{PREFIX}DATABASE_URL": url}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    with (
+        serving(directory, database_url=url) as server,
+        httpx.Client(base_url=f"http://{server.host}:{server.port}") as client,
+    ):
+        yield client
+
+
+def _time(path: Callable[[int], str], clients: Mapping[int, httpx.Client]) -> list[float]:
+    """Return the seconds that a request of each table takes."""
+    rounds: list[list[float]] = []
+    while len(rounds) < _ASKED and (len(rounds) < 3 or max(rounds[-1]) < _LONG):
+        seconds = []
+        for heroes, client in clients.items():
+            begun = time.perf_counter()
+            client.get(path(heroes)).raise_for_status()
+            seconds.append(time.perf_counter() - begun)
+        rounds.append(seconds)
+    return [*map(median, zip(*rounds, strict=True))]
 
 
 if __name__ == "__main__":
