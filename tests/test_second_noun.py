@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Query, Response
-from pydantic import ConfigDict
+from pydantic import ConfigDict, create_model
 from sqlalchemy import BigInteger, Column, DateTime, Integer, LargeBinary
 from sqlmodel import Field, SQLModel, col, update
 
@@ -418,3 +418,38 @@ async def test_what_a_model_does_not_declare_takes_no_part_though_a_client_may_s
         again = await client.post("/open/", json=sent[4], headers=keys[4])
         assert again.json() == answers[4]
         assert len((await client.get("/heroes/")).json()) == 18
+
+
+@pytest.mark.filterwarnings("ignore:This declarative base already contains a class")
+@pytest.mark.parametrize("name", ["page", "found", "stored", "locked", "item", "later", "few"])
+async def test_a_noun_may_have_any_name_and_its_columns_too(settings: Settings, name: str) -> None:
+    words = ("page", "found", "stored", "updated", "behind", "value", "key", "item")
+    columns: dict[str, Any] = dict.fromkeys(words, (str, "?"))
+    base: Any = create_model("WordBase", __base__=SQLModel, id=(int | None, None), **columns)
+    options: dict[str, Any] = {"table": True}
+    its_id: Any = (int | None, Field(default=None, primary_key=True))
+    noun: Any = create_model(name, __base__=base, __cls_kwargs__=options, id=its_id)
+    try:
+        filters = {word: Filter(word, ">=") for word in words}
+        words_of = Storage[Any, Any](noun, filters=filters, public=base)
+        app = create_app(settings, storages=[words_of])
+        async with running(app), app.state.database.write_session() as session:
+            sent = base(key="!")
+            creates = (words_of.create(session, sent, key) for key in (None, "a", "b"))
+            created = await asyncio.gather(*creates)
+            bodies = [each.body for each in created]
+            chosen = await words_of.create(session, base(id=7))
+            assert await words_of.get(session, 7) == chosen.body
+            changed = await words_of.update(session, 7, base.model_validate({"page": "!"}))
+            assert json.loads(changed) == json.loads(chosen.body) | {"page": "!"}
+            await words_of.delete(session, 7)
+            asks: dict[str, Any] = dict.fromkeys(words, (str | None, None))
+            page: Any = create_model("WordPage", __base__=Page, **asks)
+            asked: list[dict[str, Any]] = [{}, {"offset": 1}, {"after": 0}, {"key": "!"}]
+            asked.append({"behind": "!", "count": True})
+            pages = (words_of.list_page(session, page.model_validate(query)) for query in asked)
+            listed = await asyncio.gather(*pages)
+            assert [json.loads(each.body) for each in listed[:1]] == [[*map(json.loads, bodies)]]
+            assert [len(json.loads(each.body)) for each in listed] == [3, 2, 3, 3, 3]
+    finally:
+        SQLModel.metadata.remove(SQLModel.metadata.tables[name])

@@ -67,9 +67,10 @@ class Stored(NamedTuple):
 # No row has such characters in it: JSON escapes them.
 BETWEEN, DAMAGED = ",\n", "\x1a"
 AFTER = "after"
-# In the SELECT of a page, `@` stands for its number: no name of a column has it.
+# In the SELECT of a page, `@` stands for an underscore and its number: no name of a user's has it.
+PLACE = "@place"
+FROM_PLACE = f'id >= (SELECT id FROM "{PLACE}")'
 _BEFORE = "(@before)"  # the condition of the rows from where the plain page before this one starts
-FROM = "id >= (SELECT id FROM place@)"
 
 
 class Statements:
@@ -95,7 +96,7 @@ class Statements:
         self.filters = {**filters, AFTER: Filter("id", ">")}
         has_keys = any(has_keys for has_keys, *_ in found)
         self.keys = KEY_STATEMENTS[self.dialect.name] if has_keys else None
-        rows = select(*of.columns).where(self._is_one_of_ids()).subquery("found")
+        rows = select(*of.columns).where(self._is_one_of_ids()).subquery("_found")
         self.get = self.compile(select(rows.c.id, self.json(rows)))
         self.exist = self.compile(select(self.key).where(self._is_one_of_ids()))
         self.create = self.compile(self._create())
@@ -158,30 +159,27 @@ class Statements:
             place, page = self._parts(shape)
             number = f"_{index}"
             if place:
-                start = place.replace(_BEFORE, before).replace("@", number)
-                places.append(f"place{number} AS MATERIALIZED ({start})")
+                start = place.replace(_BEFORE, before)
+                places.append(f'"{PLACE}" AS MATERIALIZED ({start})'.replace("@", number))
             if not shape.filters:
-                before = FROM.replace("@", number)
+                before = FROM_PLACE.replace("@", number)
             selects.append(page.replace("@", str(index), 1).replace("@", number))
         with_ = f"WITH {', '.join(places)} " if places else ""
         return with_ + " UNION ALL ".join(selects)
 
     def _compile_parts(self, shape: Shape) -> tuple[str, str]:
-        """Return what finds the place of one page, and its SELECT, whose first `@` is its number.
-
-        The others are that behind an underscore.
-        """
+        """Return what finds the place of a page, and its SELECT, whose first `@` is its number."""
         total: ColumnElement[Any] = null()
         if shape.counts:
             counted = self._conditions(name for name in shape.filters if name != AFTER)
             total = select(func.count()).select_from(self.table).where(counted).scalar_subquery()
-        found = self._found(self._rows(shape.filters).subquery("page"), shape.filters)
+        found = self._found(self._rows(shape.filters).subquery("_page"), shape.filters)
         page = select(literal_column("@"), *found, cast(total, BigInteger))
         place = self._place(shape.filters)
         return "" if place is None else self.compile(place), self.compile(page)
 
     def _place(self, filters: Sequence[str]) -> SelectBase | None:
-        """Return what a page's SELECT finds in `place@`; of a plain one, it has the first id."""
+        """Return what a page's SELECT finds in `PLACE`; of a plain one, it has the first id."""
         raise NotImplementedError
 
     def _rows(self, filters: Sequence[str]) -> Select[Any]:

@@ -42,7 +42,7 @@ from hero_api.database.pages import MAX_CHOSEN_ID
 from hero_api.database.statements import (
     BETWEEN,
     DAMAGED,
-    FROM,
+    FROM_PLACE,
     ONE,
     ZERO,
     Filter,
@@ -128,7 +128,7 @@ class PostgreSQLStatements(Statements):
     def _rows(self, filters: Sequence[str]) -> Select[Any]:
         rows, more = select(*self.table.columns), self._number("limit") + ONE
         if not filters:
-            return self._page(rows, literal_column(FROM), ZERO, more)
+            return self._page(rows, literal_column(FROM_PLACE), ZERO, more)
         return self._page(rows, self._conditions(filters), self._number("offset"), more)
 
     def _parameter(self, name: str, its_type: TypeEngine[Any]) -> ColumnElement[Any]:
@@ -151,13 +151,13 @@ class PostgreSQLStatements(Statements):
         lock = func.pg_advisory_xact_lock if chosen else func.pg_advisory_xact_lock_shared
         sequence = self._sequence().label("sequence")
         source = select(lock(literal_column(str(LOCK))), sequence, *_impatience())
-        return _materialized(source, "locked")
+        return _materialized(source, "_locked")
 
     def _records(self, *columns: ColumnElement[Any]) -> TableValuedAlias:
         """Return the JSON objects as rows of the table's own columns and types."""
         typed = [column(each.name, each.type) for each in self.table.columns]
         items = func.json_to_recordset(cast(bindparam("items", type_=Text()), JSON))
-        return items.table_valued(*columns, *typed).render_derived(name="item", with_types=True)
+        return items.table_valued(*columns, *typed).render_derived(name="_item", with_types=True)
 
     def _sequence(self) -> ColumnElement[Any]:
         name = func.pg_get_serial_sequence(text(self.table.name), text(self.key.name))
@@ -176,11 +176,11 @@ class PostgreSQLStatements(Statements):
                 *(records.c[name] for name in others),
                 *(records.c[each.name] for each in more),
             ).select_from(locked, records),
-            "drawn",
+            "_drawn",
         )
         stored = self._insert(select(*(item.c[name] for name in self.names)))
         # In the order in which they were stored, in which the ids were drawn.
-        numbered = select(*stored.c, func.row_number().over().label(_POSITION)).cte("numbered")
+        numbered = select(*stored.c, func.row_number().over().label(_POSITION)).cte("_numbered")
         # As it was before this statement: what a trigger has stored itself was not taken. It is not
         # EXISTS, for which PostgreSQL may hash the ids of the whole table.
         is_taken = select(self.key).where(self.key == item.c.id).scalar_subquery().is_not(None)
@@ -211,7 +211,7 @@ class PostgreSQLStatements(Statements):
             KEYS.c.created: cast(bindparam("now", type_=Text()), BigInteger),
         }
         source = select(*kept.values()).select_from(item.join(stored, item.c.id == stored.c.id))
-        return KEYS.insert().from_select([*kept], source.where(~self._has_triggers())).cte("kept")
+        return KEYS.insert().from_select([*kept], source.where(~self._has_triggers())).cte("_kept")
 
     def _create_chosen(self) -> ClauseElement:
         locked, records = self._locked(chosen=True), self._records()
@@ -225,7 +225,7 @@ class PostgreSQLStatements(Statements):
             select(func.setval(sequence, behind, literal_column("false")))
             .select_from(stored)
             .having(func.count() > ZERO),
-            "moved",
+            "_moved",
         )
         return select(stored.c.id, self.json(stored), self._has_triggers()).select_from(
             stored, moved
@@ -244,18 +244,18 @@ class PostgreSQLStatements(Statements):
     def _insert(self, source: Select[Any]) -> CTE:
         insert = postgresql.insert(self.table).from_select(self.names, source)
         insert = insert.on_conflict_do_nothing(index_elements=[self.key])
-        return insert.returning(*self.table.columns).cte("stored")
+        return insert.returning(*self.table.columns).cte("_stored")
 
     def _update(self) -> ClauseElement:
         items = func.json_array_elements(cast(bindparam("items", type_=Text()), JSON))
-        each = items.table_valued(column("value", JSON)).render_derived(name="item")
+        each = items.table_valued(column("value", JSON)).render_derived(name="_item")
         found = (
             select(self.key.label("locked"), each.c.value, *_impatience())
             .select_from(each.join(self.table, self.key == cast(_field(each, "id"), BigInteger)))
             .where(self._is_one_of_ids())
             .order_by(self.key)
             .with_for_update(of=self.table, key_share=True, skip_locked=True)
-            .cte("found")
+            .cte("_found")
         )
         values = {
             name: case(
@@ -266,7 +266,7 @@ class PostgreSQLStatements(Statements):
             if name != self.key.name
         }
         update = self.table.update().values(values).where(self.key == found.c.locked)
-        updated = update.returning(*self.table.columns).cte("updated")
+        updated = update.returning(*self.table.columns).cte("_updated")
         return select(
             found.c.locked, updated.c.id.is_not(None), self.json(updated), self._has_triggers()
         ).select_from(found.outerjoin(updated, updated.c.id == found.c.locked))
@@ -277,10 +277,10 @@ class PostgreSQLStatements(Statements):
             .where(self._is_one_of_ids())
             .order_by(self.key)
             .with_for_update(of=self.table, skip_locked=True)
-            .cte("found")
+            .cte("_found")
         )
         delete = self.table.delete().where(self.key == found.c.locked).returning(self.key)
-        deleted = delete.cte("deleted")
+        deleted = delete.cte("_deleted")
         return select(found.c.locked, deleted.c.id.is_not(None)).select_from(
             found.outerjoin(deleted, deleted.c.id == found.c.locked)
         )

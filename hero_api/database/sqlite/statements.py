@@ -38,6 +38,7 @@ from hero_api.database.statements import (
     BETWEEN,
     DAMAGED,
     ONE,
+    PLACE,
     ZERO,
     Filter,
     Statements,
@@ -55,7 +56,8 @@ TYPES = {
     Kind.TIME: ("text",),
 }
 _RANGE = ("<", "<=", ">", ">=")  # operators
-_PLACE = table("place@", column("id", BigInteger), column("behind", BigInteger))
+_PLACE = table(PLACE, column("id", BigInteger), column("behind", BigInteger))
+_BEHIND = "@behind"
 _FEW = 1_000  # rows that are sorted in less time than it takes to find as many along the table
 
 
@@ -127,7 +129,7 @@ class SQLiteStatements(Statements):
         # The row behind the page is not read: it may be damaged, and the page is not.
         rows = func.group_concat(func.ifnull(self.json(page), text(DAMAGED)), text(BETWEEN))
         if self._is_plain(filters):
-            has_more: ColumnElement[bool] = page.c.behind.is_not(None)
+            has_more: ColumnElement[bool] = page.c[_BEHIND].is_not(None)
         else:
             ids = select(func.count(_PLACE.c.id)).select_from(_PLACE)
             has_more = ids.scalar_subquery() > self._number("limit")
@@ -140,7 +142,7 @@ class SQLiteStatements(Statements):
     def _place(self, filters: Sequence[str]) -> SelectBase:
         """Find the id that a plain page starts with, and the one behind it; all ids of others."""
         if self._is_plain(filters):
-            later = self.table.alias("later").c.id
+            later = self.table.alias("@later").c.id
             behind = select(later).where(later >= self.key).order_by(later)
             behind = behind.limit(ONE).offset(self._number("limit"))
             return self._start(filters, behind.scalar_subquery().label("behind"))
@@ -157,7 +159,7 @@ class SQLiteStatements(Statements):
             behind = _PLACE.c.behind
             last = func.ifnull(behind - ONE, literal_column(str(MAX_ID)))
             within = and_(self.key >= _PLACE.c.id, self.key <= last)
-            return rows.add_columns(behind).join_from(_PLACE, self.table, within)
+            return rows.add_columns(behind.label(_BEHIND)).join_from(_PLACE, self.table, within)
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
         rows = rows.where(self.key.in_(select(_PLACE.c.id)))
         # The limit keeps them in order: SQLite may drop the order of a plain subquery.
@@ -178,7 +180,7 @@ class SQLiteStatements(Statements):
         ranges = {n: self.table.c[self.filters[n].column] for n in filters if n != AFTER}
         some = select(self.key).where(*(self._condition(n, of) for n, of in ranges.items()))
         some = some.limit(literal_column(f"{_FEW} + 1")).offset(ZERO)
-        few = some.subquery("few")
+        few = some.subquery("_few")
         are_few = select(func.count() <= literal_column(str(_FEW))).select_from(few)
         limit, offset = self._number("limit") + ONE, self._number("offset")
 
