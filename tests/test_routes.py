@@ -557,6 +557,17 @@ async def test_a_page_of_the_default_size_links_to_the_next(client: httpx.AsyncC
     assert [hero["id"] for hero in (await client.get(link)).json()] == [101]
 
 
+@pytest.mark.parametrize("least", [-(2**63), 1])
+async def test_a_page_without_room_has_no_hero_and_links_nowhere(
+    settings: Settings, client: httpx.AsyncClient, least: int
+) -> None:
+    insert(settings, (least, "Deadpond", None, "?"), (2**63 - 1, "Rusty-Man", None, "?"))
+    for query in ("limit=0", "limit=0&offset=1", "limit=0&after=0", "limit=0&name=Deadpond"):
+        answer = await client.get(f"/heroes/?{query}")
+        assert (answer.json(), answer.links) == ([], {})
+    assert len((await client.get("/heroes/")).json()) == 2
+
+
 async def test_a_page_behind_which_there_is_nothing_links_nowhere(
     client: httpx.AsyncClient, subtests: pytest.Subtests
 ) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.sqlite  # what it does to the file is SQLite's
 
 WRITES = {"a BEGIN": "BEGIN", "an INSERT": "INSERT", "a COMMIT": "COMMIT"}
 each_write = pytest.mark.parametrize("step", WRITES.values(), ids=WRITES.keys())
-READS = {"a get": ("/heroes/1", "SELECT found.id"), "a page": ("/heroes/", "WITH")}
+READS = {"a get": ("/heroes/1", "SELECT _found.id"), "a page": ("/heroes/", "WITH")}
 each_read = pytest.mark.parametrize(("path", "step"), READS.values(), ids=READS.keys())
 
 

@@ -28,11 +28,11 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler, SQLiteDialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from hero_api.database.columns import Kind, kind_of
-from hero_api.database.pages import MAX_ID
 from hero_api.database.statements import (
     AFTER,
     BETWEEN,
@@ -61,10 +61,20 @@ _BEHIND = "@behind"
 _FEW = 1_000  # rows that are sorted in less time than it takes to find as many along the table
 
 
+class _Compiler(SQLiteCompiler):
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:  # noqa: ARG002
+        return text
+
+
+class _Dialect(SQLiteDialect):
+    statement_compiler = _Compiler
+    supports_statement_cache = True
+
+
 class SQLiteStatements(Statements):
     """The statements of a table in SQLite; `look` asks for AUTOINCREMENT, and what holds text."""
 
-    dialect = sqlite.dialect(paramstyle="named")
+    dialect = _Dialect(paramstyle="named")
     look = """
         SELECT (SELECT count(*) FROM sqlite_master WHERE name = 'hero_api_idempotency'),
                (SELECT count(*) FROM sqlite_master WHERE name = 'sqlite_sequence'),
@@ -155,11 +165,12 @@ class SQLiteStatements(Statements):
         rows = select(*self.table.columns)
         if self._is_plain(filters):
             # A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it
-            # walks along the table, so in the order of ids.
+            # walks along the table, so in the order of ids, unless it has an index to walk along.
             behind = _PLACE.c.behind
-            last = func.ifnull(behind - ONE, literal_column(str(MAX_ID)))
-            within = and_(self.key >= _PLACE.c.id, self.key <= last)
-            return rows.add_columns(behind.label(_BEHIND)).join_from(_PLACE, self.table, within)
+            end = func.ifnull(behind, literal_column("9e999"))
+            within = and_(self.key >= _PLACE.c.id, self.key < end)
+            rows = rows.add_columns(behind.label(_BEHIND)).join_from(_PLACE, self.table, within)
+            return rows.with_hint(self.table, "NOT INDEXED")
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
         rows = rows.where(self.key.in_(select(_PLACE.c.id)))
         # The limit keeps them in order: SQLite may drop the order of a plain subquery.

@@ -54,14 +54,18 @@ def test_a_page_of_a_range_takes_no_longer_in_a_larger_table(
         assert steps(large, least, most, int(place * LARGE)) < 2 * few + 5_000
 
 
+@pytest.mark.parametrize("is_stale", [False, True])
 @pytest.mark.parametrize("place", [Shape((), counts=False), Shape(("after",), counts=False)])
 def test_the_rows_of_a_page_come_in_the_order_of_their_ids_whatever_index_has_them(
-    place: Shape,
+    place: Shape, *, is_stale: bool
 ) -> None:
     with closing(table_of(SMALL)) as connection:
         connection.execute("CREATE INDEX covering ON hero (age, secret_name, name, id)")
         connection.execute("ANALYZE")
+        if is_stale:  # the index seems so small that to walk along it is cheaper than to search
+            connection.execute("UPDATE sqlite_stat1 SET stat = '2 1 1 1 1 sz=5'")
+            connection.execute("ANALYZE sqlite_schema")
         asked = {"offset_0": 1, "limit_0": 100, "after_0": 1}
         statement = SQLiteStatements(TABLE, FILTERS).pages((place,))
         plan = [step for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", asked)]
-    assert "SEARCH hero USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in plan
+    assert any(step.startswith("SEARCH hero USING INTEGER PRIMARY KEY (rowid>?") for step in plan)
