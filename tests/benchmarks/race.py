@@ -38,9 +38,12 @@ class Plan:
     @property
     def steps(self) -> int:
         """How many runs that is."""
-        laps = [(server, work) for work in self.works for server in self.servers]
-        possible = sum(server.changes or not work.is_ours for server, work in laps)
+        possible = sum(len(self.works_of(server)) for server in self.servers)
         return self.rounds * possible * len(self.connections)
+
+    def works_of(self, server: Server) -> Sequence[Work]:
+        """Return the works that the server can do."""
+        return [work for work in self.works if server.changes or not work.is_ours]
 
 
 @dataclass
@@ -63,7 +66,7 @@ class Race:
             for _ in range(self.plan.rounds):
                 for work, connections in product(self.plan.works, self.plan.connections):
                     for server in order:
-                        if server.changes or not work.is_ours:
+                        if work in self.plan.works_of(server):
                             self._guarded(server, self._lap, server, work, connections)
                 # Each round begins with another server, so that none is always the first.
                 order.rotate(-1)
@@ -90,9 +93,8 @@ class Race:
         with ExitStack() as stack:
             directory = stack.enter_context(stock.copied(server, self._stocks[server.name]))
             process = stack.enter_context(stock.serving(server, directory, plan.cores))
-            for work in plan.works:
-                if server.changes or not work.is_ours:
-                    load.check(process, server.routes, work)
+            for work in plan.works_of(server):
+                load.check(process, server.routes, work)
             return _Up(process, stack.pop_all().close)
 
     def _lap(self, server: Server, work: Work, connections: int) -> None:
