@@ -33,6 +33,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from hero_api.database.columns import Kind, kind_of
+from hero_api.database.pages import MAX_ID
 from hero_api.database.statements import (
     AFTER,
     BETWEEN,
@@ -62,13 +63,14 @@ _FEW = 1_000  # rows that are sorted in less time than it takes to find as many 
 
 
 class _Compiler(SQLiteCompiler):
+    """Writes hints behind the tables that they are about, which SQLAlchemy's leaves out."""
+
     def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:  # noqa: ARG002
         return text
 
 
 class _Dialect(SQLiteDialect):
     statement_compiler = _Compiler
-    supports_statement_cache = True
 
 
 class SQLiteStatements(Statements):
@@ -166,9 +168,11 @@ class SQLiteStatements(Statements):
         if self._is_plain(filters):
             # A LIMIT would cost a third: SQLite copies the rows to count them. Between two ids it
             # walks along the table, so in the order of ids, unless it has an index to walk along.
+            # BETWEEN it stops at the second, whatever its statistics say; of two comparisons it may
+            # use the first alone. Of a page without room, the end could be below all numbers.
             behind = _PLACE.c.behind
-            end = func.ifnull(behind, literal_column("9e999"))
-            within = and_(self.key >= _PLACE.c.id, self.key < end)
+            last = func.ifnull(behind - ONE, literal_column(str(MAX_ID)))
+            within = and_(self.key.between(_PLACE.c.id, last), self._number("limit") > ZERO)
             rows = rows.add_columns(behind.label(_BEHIND)).join_from(_PLACE, self.table, within)
             return rows.with_hint(self.table, "NOT INDEXED")
         # Where SQLite sorts what an index found, it sorts ids, in memory, and not whole rows.
