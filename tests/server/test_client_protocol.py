@@ -69,12 +69,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that has served some of everything already."""
-    with serving(
-        tmp_path_factory.mktemp("patient"),
-        client_timeout=5,
-        busy_timeout=UNTOUCHED,
-        request_timeout=2 * UNTOUCHED,
-    ) as server:
+    with serving(tmp_path_factory.mktemp("patient"), client_timeout=5) as server:
         for request in (GET, GET_PAGE, post(LARGE), POST_HERO, head("GET /heroes/x")):
             status_of(server, [request])
         yield server
